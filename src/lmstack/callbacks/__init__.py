@@ -1,1 +1,24 @@
-""""""
+"""What happens around training: saving, measuring, showing."""
+
+from lmstack.callbacks.checkpointing import Checkpointing, FolderCheckpointIO
+from lmstack.callbacks.learning_rate_logger import LearningRateLogger
+from lmstack.callbacks.metrics_csv import MetricsCsv
+from lmstack.callbacks.preemption import Preemption
+from lmstack.callbacks.run_progress import RunProgress
+from lmstack.callbacks.run_recorder import RunRecorder
+from lmstack.callbacks.throughput import Throughput
+from lmstack.callbacks.training_dynamics import TrainingDynamics
+from lmstack.callbacks.weight_average import WeightAverage
+
+__all__ = [
+    "Checkpointing",
+    "FolderCheckpointIO",
+    "LearningRateLogger",
+    "MetricsCsv",
+    "Preemption",
+    "RunProgress",
+    "RunRecorder",
+    "Throughput",
+    "TrainingDynamics",
+    "WeightAverage",
+]

@@ -1,0 +1,253 @@
+"""When to save, what to keep, and how a checkpoint becomes a folder."""
+
+import json
+import logging
+import shutil
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.plugins.io import CheckpointIO
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from lmstack.models.checkpoint import WEIGHTS, save_weights
+from lmstack.models.checkpoint_folder import (
+    MANIFEST,
+    atomic_folder,
+    checkpoints_in,
+    folder_name,
+    newest_valid_checkpoint,
+    read_manifest,
+    remove_partial,
+)
+from lmstack.models.config import TransformerConfig
+
+__all__ = ["Checkpointing", "FolderCheckpointIO", "newest_valid_checkpoint"]
+
+TRAINING_STATE = "training_state.pt"
+AVERAGE_WEIGHTS = "average.safetensors"
+_TRANSFORMER = "transformer."
+
+log = logging.getLogger(__name__)
+
+
+class FolderCheckpointIO(CheckpointIO):
+    """Lightning checkpoints as atomic folders: safetensors weights, config and tokenizer that load without Lightning,
+    and the rest of the training state, read back without unpickling code."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write the folder.
+
+        Args:
+            checkpoint: Lightning's dictionary, with the `lmstack` entry of `LanguageModule`.
+            path: The checkpoint folder.
+            storage_options: Not supported.
+        """
+        state = dict(checkpoint)
+        facts = dict(state.pop("lmstack"))
+        tokenizer = facts.pop("tokenizer")
+        average = state.pop("weight_average", None)
+        parameters: dict[str, Tensor] = state.pop("state_dict")
+        weights = {k.removeprefix(_TRANSFORMER): v for k, v in parameters.items() if k.startswith(_TRANSFORMER)}
+        state["state_dict_rest"] = {k: v for k, v in parameters.items() if not k.startswith(_TRANSFORMER)}
+        state["lmstack"] = facts
+        summary = {"step": state["global_step"], "tokens_seen": facts["tokens_seen"], "metrics": _metrics(state)}
+        with atomic_folder(Path(path), summary) as folder:
+            save_weights(folder, (weights, TransformerConfig.from_dict(facts["transformer"])))
+            if tokenizer is not None:
+                tokenizer.save(folder / "tokenizer")
+            if average is not None:
+                save_file({name: tensor.contiguous() for name, tensor in average.items()}, folder / AVERAGE_WEIGHTS)
+            torch.save(state, folder / TRAINING_STATE)
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Read the folder back, after checking every hash.
+
+        Args:
+            path: The checkpoint folder.
+            map_location: Where tensors go; the CPU by default.
+            weights_only: Always so; nothing is unpickled as code.
+        """
+        folder = Path(path)
+        read_manifest(folder)
+        state: dict[str, Any] = torch.load(folder / TRAINING_STATE, map_location=map_location or "cpu", weights_only=True)
+        weights = load_file(folder / WEIGHTS)
+        state["state_dict"] = {_TRANSFORMER + name: tensor for name, tensor in weights.items()}
+        state["state_dict"].update(state.pop("state_dict_rest"))
+        if (folder / AVERAGE_WEIGHTS).exists():
+            state["weight_average"] = load_file(folder / AVERAGE_WEIGHTS)
+        return state
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """Delete a checkpoint folder.
+
+        Args:
+            path: The checkpoint folder.
+        """
+        # Renamed first: a half-deleted folder must not look like a checkpoint.
+        doomed = Path(path).with_name(f".partial-removed-{Path(path).name}")
+        Path(path).rename(doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
+
+
+def _metrics(state: dict[str, Any]) -> dict[str, float]:
+    for name, callback_state in state.get("callbacks", {}).items():
+        if name.startswith(Checkpointing.__name__):
+            return dict(callback_state["metrics"])
+    return {}
+
+
+class Checkpointing(Checkpoint):
+    """Saves to `<run folder>/checkpoints/step-NNNNNNNN`, always between two optimizer steps, and always at the end.
+
+    An older checkpoint is deleted only when the newer one is on disk.
+
+    Args:
+        every_n_steps: Save each time the step is a multiple of this; None does not.
+        every_n_minutes: Save when this much time has passed since the last save; None does not.
+        keep_last: How many of the newest checkpoints stay, at least 1.
+        keep_best: How many of the best by `monitor` stay too; above 0, every validation is followed by a save.
+        monitor: A validation metric.
+        mode: Whether the least or the largest value is best.
+    """
+
+    def __init__(
+        self,
+        every_n_steps: int | None = None,
+        every_n_minutes: float | None = None,
+        keep_last: int = 1,
+        keep_best: int = 0,
+        monitor: str = "val/loss",
+        mode: Literal["min", "max"] = "min",
+    ) -> None:
+        if keep_last < 1:
+            raise ValueError(f"keep_last={keep_last}: must be at least 1, or nothing could be resumed.")
+        self.every_n_steps = every_n_steps
+        self.every_n_minutes = every_n_minutes
+        self.keep_last = keep_last
+        self.keep_best = keep_best
+        self.monitor = monitor
+        self.mode = mode
+        self.metrics: dict[str, float] = {}
+        self._last_save_time = time.monotonic()
+        self._due = False
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Remove what a killed run left half-written.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The stage.
+            stage: `fit`, `validate`, `test` or `predict`.
+        """
+        if stage == "fit" and trainer.is_global_zero:
+            remove_partial(self._run_folder(trainer))
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save when due; when a validation follows this step, after it.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The stage.
+            outputs: Ignored.
+            batch: Ignored.
+            batch_idx: Ignored.
+        """
+        step = trainer.global_step
+        self._due = self._due or (self.every_n_steps is not None and step % self.every_n_steps == 0)
+        self._due = self._due or self._time_is_up(trainer)
+        loop = trainer.fit_loop.epoch_loop
+        assert trainer.fit_loop._data_fetcher is not None
+        if self._due and not loop._should_check_val_fx(trainer.fit_loop._data_fetcher):
+            self.save(trainer)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Note the metrics; save when due, or when the best are kept.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The stage.
+        """
+        if trainer.sanity_checking or not trainer.training and trainer.state.fn != "fit":
+            return
+        self.metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
+        if self._due or self.keep_best > 0:
+            self.save(trainer)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save the last step.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The stage.
+        """
+        self.save(trainer)
+
+    def save(self, trainer: L.Trainer) -> Path:
+        """Write a checkpoint of the current step, unless it is there already, and delete those not kept.
+
+        Args:
+            trainer: The trainer.
+        """
+        self._due = False
+        self._last_save_time = time.monotonic()
+        path = self._run_folder(trainer) / "checkpoints" / folder_name(trainer.global_step)
+        if not trainer.strategy.broadcast(_is_whole(path)):
+            trainer.save_checkpoint(path)
+            if trainer.is_global_zero:
+                self._delete_unkept(trainer)
+        return path
+
+    def state_dict(self) -> dict[str, Any]:
+        """The metrics of the last validation."""
+        return {"metrics": self.metrics}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the metrics back.
+
+        Args:
+            state_dict: As returned by `state_dict`.
+        """
+        self.metrics = dict(state_dict["metrics"])
+
+    def _run_folder(self, trainer: L.Trainer) -> Path:
+        return Path(trainer.default_root_dir)
+
+    def _time_is_up(self, trainer: L.Trainer) -> bool:
+        if self.every_n_minutes is None:
+            return False
+        # Clocks differ between ranks; the first one decides.
+        return bool(trainer.strategy.broadcast(time.monotonic() - self._last_save_time >= 60 * self.every_n_minutes))
+
+    def _delete_unkept(self, trainer: L.Trainer) -> None:
+        folders = checkpoints_in(self._run_folder(trainer))
+        sign = 1.0 if self.mode == "min" else -1.0
+        scored = [(sign * value, folder) for folder in folders if (value := _metric(folder, self.monitor)) is not None]
+        best = [folder for _, folder in sorted(scored)[: self.keep_best]]
+        for folder in folders[: -self.keep_last]:
+            if folder not in best:
+                trainer.strategy.remove_checkpoint(folder)
+
+
+def _is_whole(path: Path) -> bool:
+    if not path.exists():
+        return False
+    try:
+        read_manifest(path)
+    except ValueError as error:
+        log.warning("Replacing a damaged checkpoint: %s", error)
+        return False
+    return True
+
+
+def _metric(folder: Path, name: str) -> float | None:
+    value = json.loads((folder / MANIFEST).read_text())["metrics"].get(name)
+    return None if value is None else float(value)

@@ -1,0 +1,21 @@
+"""The learning rate of every parameter group, beside the losses."""
+
+from typing import Any
+
+import lightning as L
+
+
+class LearningRateLogger(L.Callback):
+    """Logs `lr/<group>`: the rate the step was taken with, at logging steps."""
+
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any) -> None:
+        """Log before the schedule moves on.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The stage.
+            optimizer: The optimizer about to step.
+        """
+        if (trainer.global_step + 1) % trainer.log_every_n_steps == 0:
+            for position, group in enumerate(optimizer.param_groups):
+                self.log(f"lr/{group.get('name', position)}", float(group["lr"]))

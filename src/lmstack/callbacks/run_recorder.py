@@ -1,0 +1,43 @@
+"""run.json at the start of every run."""
+
+from pathlib import Path
+
+import lightning as L
+
+from lmstack.callbacks.metrics_csv import MetricsCsv
+from lmstack.run_record import collect_run_record, write_run_record
+
+
+class RunRecorder(L.Callback):
+    """Writes `run.json`, and makes `metrics.csv` go on from the resumed step."""
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write, once the checkpoint is loaded.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The stage.
+        """
+        if not trainer.is_global_zero:
+            return
+        manifest = getattr(getattr(trainer, "datamodule", None), "manifest", None)
+        record = collect_run_record(
+            seed=getattr(pl_module, "base_seed", None),
+            resumed_from=str(trainer.ckpt_path) if trainer.ckpt_path else None,
+            world_size=trainer.world_size,
+            precision=str(trainer.precision),
+            data_fingerprint=getattr(manifest, "fingerprint", None),
+            tokenizer_fingerprint=getattr(getattr(manifest, "tokenizer", None), "fingerprint", None),
+        )
+        write_run_record(Path(trainer.default_root_dir), record)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Drop the rows of steps that will be taken again.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The stage.
+        """
+        for logger in trainer.loggers:
+            if isinstance(logger, MetricsCsv):
+                logger.resume_from(trainer.global_step)

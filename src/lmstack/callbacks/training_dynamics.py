@@ -1,0 +1,96 @@
+"""How large gradients, weights and updates are, part by part."""
+
+from collections import defaultdict
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+
+
+class TrainingDynamics(L.Callback):
+    """Logs, every so often, for each part of the model: the gradient's norm, the weights' norm, and the last update's.
+
+    A healthy run's `dynamics/update_ratio/<part>` (update over weights) sits near 1e-3 of its learning rate's order; a
+    part whose ratio is far from the others' has a wrong learning rate or initialization. Gradients are taken before
+    clipping.
+
+    Args:
+        every_n_steps: Steps between two measurements; each copies the weights once.
+    """
+
+    def __init__(self, every_n_steps: int = 50) -> None:
+        self.every_n_steps = every_n_steps
+        self._before: dict[str, Tensor] = {}
+
+    def on_before_optimizer_step(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Measure gradients, and keep the weights for comparison.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The stage.
+            optimizer: Ignored.
+        """
+        if (trainer.global_step + 1) % self.every_n_steps:
+            return
+        parameters = _trainable(pl_module)
+        self._before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+        gradients = {name: p.grad for name, p in parameters.items() if p.grad is not None}
+        self._log_norms("gradient_norm", gradients)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Compare with the weights kept.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The stage.
+            outputs: Ignored.
+            batch: Ignored.
+            batch_idx: Ignored.
+        """
+        if not self._before:
+            return
+        weights = {name: parameter.detach() for name, parameter in _trainable(pl_module).items()}
+        weight_norms = self._log_norms("weight_norm", weights)
+        updates = {name: weight - self._before[name] for name, weight in weights.items()}
+        update_norms = self._log_norms("update_norm", updates)
+        for part, norm in update_norms.items():
+            self.log(f"dynamics/update_ratio/{part}", norm / weight_norms[part].clamp(min=1e-12))
+        self._before = {}
+
+    def _log_norms(self, quantity: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        norms = part_norms(tensors)
+        for part, norm in norms.items():
+            self.log(f"dynamics/{quantity}/{part}", norm)
+        return norms
+
+
+def part_of(parameter_name: str) -> str:
+    """The part of the model a parameter belongs to: a block's `attention`, `feed_forward` or norms, or what is outside.
+
+    Args:
+        parameter_name: As in `named_parameters`, such as `transformer.blocks.3.attention.qkv.weight`.
+    """
+    words = parameter_name.removeprefix("transformer.").split(".")
+    return ".".join(words[:3]) if words[0] == "blocks" else words[0]
+
+
+def part_norms(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Euclidean norm of each part: the root of the sum of its tensors' squared norms.
+
+    Args:
+        tensors: By parameter name.
+    """
+    norms: dict[str, list[Tensor]] = defaultdict(list)
+    for name, tensor in tensors.items():
+        norm = torch.linalg.vector_norm(tensor, dtype=torch.float32)
+        norms[part_of(name)].append(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+    return {part: torch.linalg.vector_norm(torch.stack(values)) for part, values in norms.items()}
+
+
+def _trainable(module: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}

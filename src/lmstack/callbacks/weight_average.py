@@ -1,0 +1,99 @@
+"""Exponential moving average of the weights."""
+
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+
+class WeightAverage(L.Callback):
+    """Keeps `average = decay * average + (1 - decay) * weights` after every step, in float32, and validates with it.
+
+    The average starts at the initial weights and, early in the run, uses the smaller decay (1 + step) / (10 + step), so
+    that the random start is soon forgotten. It is in every checkpoint (`average.safetensors`) and is restored exactly.
+    Training is unchanged by it.
+
+    Args:
+        decay: Share of the old average that is kept each step, in [0, 1).
+    """
+
+    def __init__(self, decay: float = 0.999) -> None:
+        if not 0.0 <= decay < 1.0:
+            raise ValueError(f"decay={decay}: must be in [0, 1). 0.999 averages over about 1,000 steps.")
+        self.decay = decay
+        self.average: dict[str, Tensor] = {}
+        self._training_weights: dict[str, Tensor] = {}
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start at the initial weights, unless a checkpoint brought an average.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The stage.
+        """
+        initial = {name: p.detach().float().clone() for name, p in pl_module.named_parameters()}
+        self.average = {name: self.average.get(name, value).to(value.device) for name, value in initial.items()}
+
+    @torch.no_grad()
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Move the average.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The stage.
+            outputs: Ignored.
+            batch: Ignored.
+            batch_idx: Ignored.
+        """
+        decay = min(self.decay, (1 + trainer.global_step) / (10 + trainer.global_step))
+        weights = dict(pl_module.named_parameters())
+        averages = [self.average[name] for name in weights]
+        torch._foreach_lerp_(averages, [p.detach().float() for p in weights.values()], 1 - decay)
+
+    @torch.no_grad()
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Put the average in place of the weights.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The stage.
+        """
+        for name, parameter in pl_module.named_parameters():
+            if name in self.average:
+                self._training_weights[name] = parameter.detach().clone()
+                parameter.copy_(self.average[name])
+
+    @torch.no_grad()
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Put the weights back.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The stage.
+        """
+        for name, parameter in pl_module.named_parameters():
+            if name in self._training_weights:
+                parameter.copy_(self._training_weights.pop(name))
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Add the average.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The stage.
+            checkpoint: Lightning's dictionary, added to in place.
+        """
+        checkpoint["weight_average"] = self.average
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Take the average back.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The stage.
+            checkpoint: Lightning's dictionary.
+        """
+        self.average = dict(checkpoint.get("weight_average") or {})

@@ -1,0 +1,152 @@
+"""Checkpoint folders that are whole or absent: written beside, synced, renamed; every file's hash in a manifest."""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+MANIFEST = "manifest.json"
+PREFIX = "step-"
+_PARTIAL = ".partial-"
+
+log = logging.getLogger(__name__)
+
+
+class DamagedCheckpointError(ValueError):
+    """A checkpoint folder whose content is not what its manifest says."""
+
+
+def folder_name(step: int) -> str:
+    """Name of the checkpoint taken after `step` optimizer steps; sorts by step.
+
+    Args:
+        step: Optimizer steps taken.
+    """
+    return f"{PREFIX}{step:08d}"
+
+
+def step_of(folder: Path) -> int:
+    """Optimizer steps taken when the checkpoint was written, from its name.
+
+    Args:
+        folder: A folder named by `folder_name`.
+    """
+    return int(folder.name.removeprefix(PREFIX))
+
+
+@contextmanager
+def atomic_folder(path: Path, facts: dict[str, Any]) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`; when the block ends well, hash and sync its files and rename it to `path`.
+
+    A process that dies at any instant leaves `path` as it was. A folder already at `path` is replaced.
+
+    Args:
+        path: Where the finished folder will be.
+        facts: What the manifest says beside the hashes, such as the step and the metrics.
+    """
+    partial = path.parent / f"{_PARTIAL}{path.name}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir()
+        yield partial
+        files = sorted(file for file in partial.rglob("*") if file.is_file())
+        entries = {f.relative_to(partial).as_posix(): {"bytes": f.stat().st_size, "sha256": _digest(f)} for f in files}
+        (partial / MANIFEST).write_text(json.dumps({**facts, "files": entries}, indent=1))
+        for file in [*files, partial / MANIFEST, *{f.parent for f in files}, partial]:
+            _sync(file)
+        _swap(partial, path)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest, after checking that every file is the one that was written.
+
+    Args:
+        folder: A checkpoint folder.
+
+    Raises:
+        DamagedCheckpointError: A file is missing, shorter or altered; the message names it.
+    """
+    try:
+        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
+        entries = manifest["files"].items()
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise DamagedCheckpointError(f"{folder}: no readable {MANIFEST} ({error}).") from error
+    for name, entry in entries:
+        file = folder / name
+        if not file.is_file():
+            raise DamagedCheckpointError(f"{folder}: {name} is missing.")
+        if file.stat().st_size != entry["bytes"]:
+            raise DamagedCheckpointError(f"{folder}: {name} has {file.stat().st_size} bytes, not {entry['bytes']}.")
+        if _digest(file) != entry["sha256"]:
+            raise DamagedCheckpointError(f"{folder}: {name} does not match its SHA-256.")
+    return manifest
+
+
+def checkpoints_in(run_folder: Path) -> list[Path]:
+    """Checkpoint folders of a run, oldest first; partial ones are not listed.
+
+    Args:
+        run_folder: The run's folder, which holds `checkpoints/`.
+    """
+    found = (run_folder / "checkpoints").glob(f"{PREFIX}*")
+    return sorted(folder for folder in found if folder.name.removeprefix(PREFIX).isdigit())
+
+
+def newest_valid_checkpoint(run_folder: Path) -> Path | None:
+    """The newest checkpoint that is whole; damaged ones are named in the log and passed over.
+
+    Args:
+        run_folder: The run's folder, which holds `checkpoints/`.
+    """
+    for folder in reversed(checkpoints_in(run_folder)):
+        try:
+            read_manifest(folder)
+        except DamagedCheckpointError as error:
+            log.warning("Skipping a damaged checkpoint: %s", error)
+        else:
+            return folder
+    return None
+
+
+def remove_partial(run_folder: Path) -> None:
+    """Delete what a killed process left half-written.
+
+    Args:
+        run_folder: The run's folder, which holds `checkpoints/`.
+    """
+    for partial in (run_folder / "checkpoints").glob(f"{_PARTIAL}*"):
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _swap(partial: Path, path: Path) -> None:
+    if path.exists():
+        replaced = path.parent / f"{_PARTIAL}replaced-{path.name}"
+        shutil.rmtree(replaced, ignore_errors=True)
+        path.rename(replaced)
+        partial.rename(path)
+        shutil.rmtree(replaced, ignore_errors=True)
+    else:
+        partial.rename(path)
+    _sync(path.parent)
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,68 @@
+"""run.json: what produced a run, so that its numbers can be traced."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("lmstack", "torch", "lightning", "jsonargparse", "hydra-core", "litdata", "tokenizers", "safetensors", "numpy")
+
+
+def collect_run_record(**facts: Any) -> dict[str, Any]:
+    """Command, git state, package versions and hardware, with what the caller adds.
+
+    Args:
+        facts: Further entries, such as seeds and data fingerprints; plain values.
+    """
+    import torch
+
+    record = {
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "command": sys.argv,
+        "git": _git_state(Path.cwd()),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": {"count": os.cpu_count(), "threads": torch.get_num_threads()},
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+    }
+    return {**record, **facts}
+
+
+def write_run_record(folder: Path, record: dict[str, Any]) -> None:
+    """Append a start to `run.json`: a list, one entry for each time the run was started or resumed.
+
+    Args:
+        folder: The run folder.
+        record: From `collect_run_record`.
+    """
+    path = folder / "run.json"
+    starts = json.loads(path.read_text()) if path.exists() else []
+    folder.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(".run.json.partial")
+    beside.write_text(json.dumps([*starts, record], indent=1, default=str))
+    os.replace(beside, path)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _git_state(folder: Path) -> dict[str, Any] | None:
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "changed_files": git("status", "--short").splitlines()}
+    except (OSError, subprocess.SubprocessError):
+        return None

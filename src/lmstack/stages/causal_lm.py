@@ -1,0 +1,79 @@
+"""Pretraining: predict the next token."""
+
+from typing import final
+
+from lmstack.data.batch import TokenBatch
+from lmstack.losses.language_modeling import LossSums, chunked_cross_entropy_sum
+from lmstack.models import Transformer, TransformerConfig
+from lmstack.models.checkpoint import load_weights_grown
+from lmstack.optim.optimizers import AdamWConfig, MuonConfig
+from lmstack.optim.schedules import Schedule
+from lmstack.stages.base import LanguageModule
+
+
+@final
+class CausalLM(LanguageModule):
+    """Autoregressive language modelling: minimise -log p(token | what came before it in its document).
+
+    Args:
+        transformer: Shape of the model.
+        optimizer: Which optimizer, with its settings.
+        schedule: How the learning rate changes over the run.
+        z_loss_coef: Weight of the squared log-partition, which keeps logits from drifting (PaLM, arXiv:2204.02311,
+            section 5); 0 is none.
+        loss_chunk_size: Tokens whose logits exist at once.
+        init_from: Weights to start from: an lmstack run or checkpoint, or a Hugging Face folder. The vocabulary may
+            have grown since. None starts from random weights.
+        activation_checkpointing: Recompute each block's activations in the backward pass.
+        compile_blocks: Run each block through `torch.compile`.
+    """
+
+    def __init__(
+        self,
+        transformer: TransformerConfig,
+        optimizer: AdamWConfig | MuonConfig,
+        schedule: Schedule,
+        *,
+        z_loss_coef: float = 0.0,
+        loss_chunk_size: int = 4096,
+        init_from: str | None = None,
+        activation_checkpointing: bool = False,
+        compile_blocks: bool = False,
+    ) -> None:
+        super().__init__(
+            Transformer(transformer),
+            optimizer,
+            schedule,
+            activation_checkpointing=activation_checkpointing,
+            compile_blocks=compile_blocks,
+        )
+        self.z_loss_coef = z_loss_coef
+        self.loss_chunk_size = loss_chunk_size
+        self.init_from = init_from
+
+    def loss_sums(self, batch: TokenBatch) -> LossSums:
+        """Cross-entropy and z-loss of a micro-batch, summed over its labels.
+
+        Args:
+            batch: One micro-batch of this rank.
+        """
+        hidden = self.transformer(batch.input_ids, position_ids=batch.position_ids, document_ids=batch.document_ids)
+        return chunked_cross_entropy_sum(
+            hidden,
+            self.transformer.head_weight,
+            batch.labels,
+            chunk_size=self.loss_chunk_size,
+            head_bias=self.transformer.head_bias,
+            logit_scale=self.transformer.logit_scale,
+            logit_softcap=self.transformer.config.logit_softcap,
+            z_loss_coef=self.z_loss_coef,
+        )
+
+    def setup(self, stage: str) -> None:
+        """Load the weights to start from, unless a checkpoint is about to replace them.
+
+        Args:
+            stage: `fit`, `validate`, `test` or `predict`.
+        """
+        if self.init_from is not None and self.trainer.ckpt_path is None:
+            load_weights_grown(self.transformer, self.init_from)
