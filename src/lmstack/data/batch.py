@@ -7,8 +7,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-IGNORE_INDEX = -100
-"""The label of a token that does not count."""
+from lmstack.losses.reduction import IGNORE_INDEX as IGNORE_INDEX  # the label of a token that does not count
 
 PADDING_DOCUMENT = -1
 """The document id of padding: its tokens see only each other, and none of them has a label."""
