@@ -1,1 +1,1 @@
-""""""
+"""The parts of a transformer, usable on their own."""

@@ -1,0 +1,302 @@
+"""The decoder (or, without causality, encoder) that every stage trains."""
+
+import math
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Float32, Int
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from lmstack.models.config import TransformerConfig
+from lmstack.models.parts import (
+    attention_scale,
+    initial_std,
+    layer_windows,
+    logit_scale,
+    norm_of,
+    pattern_shapes,
+    rotary_table,
+)
+from lmstack.nn.attention import Attention, CacheSlot
+from lmstack.nn.feed_forward import FeedForward
+from lmstack.nn.initialization import Role, fill_normal
+from lmstack.nn.kv_cache import KVCache
+from lmstack.nn.masks import AttentionPattern, build_cached_pattern, build_pattern
+from lmstack.nn.norms import RMSNorm
+from lmstack.nn.positions import Rotation, positions_in_documents
+
+
+class Block(nn.Module):
+    """Attention and feed-forward around the residual stream.
+
+    Args:
+        config: The transformer's config.
+    """
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        attention, feed_forward = config.attention, config.feed_forward
+        is_sandwich = config.norm.placement == "sandwich"
+        self.is_post_norm = config.norm.placement == "post"
+        self.attention_norm = norm_of(config, config.dim)
+        self.attention = Attention(
+            config.dim,
+            num_heads=config.num_heads,
+            num_kv_heads=config.kv_heads,
+            channels=config.channels,
+            qkv_bias=attention.qkv_bias,
+            out_bias=attention.out_bias,
+            query_norm=norm_of(config, config.channels) if attention.qk_norm else None,
+            key_norm=norm_of(config, config.channels) if attention.qk_norm else None,
+            scale=attention_scale(config),
+            softcap=attention.softcap,
+        )
+        self.attention_output_norm = norm_of(config, config.dim) if is_sandwich else nn.Identity()
+        self.feed_forward_norm = None if config.parallel_residual else norm_of(config, config.dim)
+        self.feed_forward = FeedForward(
+            config.dim,
+            feed_forward.hidden_dim,
+            activation=feed_forward.activation,
+            gated=feed_forward.gated,
+            bias=feed_forward.bias,
+        )
+        self.feed_forward_output_norm = norm_of(config, config.dim) if is_sandwich else nn.Identity()
+        self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
+
+    def forward(
+        self,
+        x: Float[Tensor, "B T D"],
+        pattern: AttentionPattern,
+        rotation: Rotation | None = None,
+        cache_slot: CacheSlot | None = None,
+    ) -> Float[Tensor, "B T D"]:
+        """Add both branches to the residual stream.
+
+        Args:
+            x: The residual stream.
+            pattern: Who sees whom.
+            rotation: Rotary angles of every token; None for other positions.
+            cache_slot: Where earlier keys and values are; None attends within `x`.
+        """
+        if self.is_post_norm:
+            x = self.attention_norm(x + self._attend(x, pattern, rotation, cache_slot))
+            return self.feed_forward_norm(x + self._feed(x))  # type: ignore[no-any-return]
+        normed = self.attention_norm(x)
+        attended = self._attend(normed, pattern, rotation, cache_slot)
+        if self.feed_forward_norm is None:  # parallel residual: both branches read the same input
+            return x + attended + self._feed(normed)
+        x = x + attended
+        return x + self._feed(self.feed_forward_norm(x))
+
+    def _attend(
+        self, x: Tensor, pattern: AttentionPattern, rotation: Rotation | None, cache_slot: CacheSlot | None
+    ) -> Tensor:
+        attended = self.attention(x, pattern, rotation, cache_slot)
+        return self.dropout(self.attention_output_norm(attended))  # type: ignore[no-any-return]
+
+    def _feed(self, x: Tensor) -> Tensor:
+        return self.dropout(self.feed_forward_output_norm(self.feed_forward(x)))  # type: ignore[no-any-return]
+
+
+class Transformer(nn.Module):
+    """Token ids in, hidden states out; the loss, or `logits`, multiplies them by `head_weight`.
+
+    Args:
+        config: Everything that decides the function and the initial weights.
+    """
+
+    activation_checkpointing: bool = False
+    """Keep only each block's input and compute the rest again in the backward pass."""
+
+    attention_kernel: Literal["auto", "sdpa", "flex"] = "auto"
+    """Kernel for what needs a mask; `auto` is flex attention on CUDA and SDPA elsewhere."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab_size, config.dim)
+        if config.positions.kind == "learned":
+            self.position_embedding = nn.Embedding(config.max_seq_len, config.dim)
+        if config.embedding_norm:
+            self.embedding_norm = norm_of(config, config.dim)
+        self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        if config.norm.placement != "post":
+            self.final_norm = norm_of(config, config.dim)
+        if not config.tied_embeddings:
+            self.head = nn.Linear(config.dim, config.vocab_size, bias=False)
+        self.head_bias = nn.Parameter(torch.zeros(config.vocab_size)) if config.head_bias else None
+        self._windows = layer_windows(config)
+        self._pattern_shapes = pattern_shapes(config)
+        is_rotary = config.positions.kind == "rotary"
+        self._rotary = rotary_table(config.positions, config.channels) if is_rotary else None
+        self.reset_parameters()
+
+    @property
+    def head_weight(self) -> Float[Tensor, "V D"]:
+        """The output matrix: the embedding itself when tied."""
+        return self.embedding.weight if self.config.tied_embeddings else self.head.weight
+
+    @property
+    def logit_scale(self) -> float:
+        """What the head's products are multiplied by: base_dim / dim under muP, else 1."""
+        return logit_scale(self.config)
+
+    @torch.no_grad()
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draw every weight anew, as `config.initialization` says; also after `to_empty`.
+
+        Args:
+            generator: Source of randomness; None for torch's own.
+        """
+        std_of = initial_std(self.config)
+        for role, matrix in self._matrices():
+            fill_normal(matrix, std_of(role, matrix), generator)
+        for module in self.modules():
+            if isinstance(module, RMSNorm | nn.LayerNorm):
+                module.reset_parameters()
+            elif isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+        if self.head_bias is not None:
+            nn.init.zeros_(self.head_bias)
+
+    def forward(
+        self,
+        input_ids: Int[Tensor, "B T"],
+        *,
+        position_ids: Int[Tensor, "B T"] | None = None,
+        document_ids: Int[Tensor, "B T"] | None = None,
+        cache: KVCache | None = None,
+    ) -> Float[Tensor, "B T D"]:
+        """Hidden states after the final norm.
+
+        Args:
+            input_ids: Tokens.
+            position_ids: Where each token stands in its document. None counts from the first token of its document
+                in the row; with a cache, up to the cache's extent.
+            document_ids: Tokens of different documents do not see each other. None: one document a row.
+            cache: Keys and values of earlier tokens; this forward's are written into it.
+
+        Raises:
+            ValueError: A row is longer than the positions or the cache, or the cache cannot be used.
+        """
+        num_tokens = input_ids.shape[1]
+        end = num_tokens if cache is None else cache.extent
+        self._check(num_tokens, end, document_ids, cache)
+        if position_ids is None and document_ids is not None:
+            position_ids = positions_in_documents(document_ids)
+        positions = slice(end - num_tokens, end) if position_ids is None else position_ids
+        x = self._embed(input_ids, positions)
+        rotation = None
+        if self._rotary is not None:
+            length = max(end, self.config.max_seq_len)
+            rotation = self._rotary.at(positions, num_positions=length, device=x.device)
+        if cache is None:
+            x = self._run_blocks(x, self._patterns(input_ids, document_ids), rotation)
+        else:
+            x = self._run_blocks_cached(x, positions, rotation, cache)
+        return x if self.config.norm.placement == "post" else self.final_norm(x)
+
+    def logits(self, hidden: Float[Tensor, "B T D"]) -> Float32[Tensor, "B T V"]:
+        """Scores of every token of the vocabulary: scaled, with bias, soft-capped, in fp32.
+
+        Args:
+            hidden: From `forward`.
+        """
+        logits = F.linear(hidden, self.head_weight).float()
+        if self.logit_scale != 1.0:
+            logits = logits * self.logit_scale
+        if self.head_bias is not None:
+            logits = logits + self.head_bias
+        if self.config.logit_softcap is not None:
+            logits = self.config.logit_softcap * torch.tanh(logits / self.config.logit_softcap)
+        return logits
+
+    def _matrices(self) -> Iterator[tuple[Role, Tensor]]:
+        yield "embedding", self.embedding.weight
+        if self.config.positions.kind == "learned":
+            yield "embedding", self.position_embedding.weight
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            yield "query_key", block.attention.query.weight
+            yield "query_key", block.attention.key.weight
+            yield "value", block.attention.value.weight
+            yield "residual", block.attention.output.weight
+            if block.feed_forward.gate is not None:
+                yield "feed_forward", block.feed_forward.gate.weight
+            yield "feed_forward", block.feed_forward.up.weight
+            yield "residual", block.feed_forward.down.weight
+        if not self.config.tied_embeddings:
+            yield "head", self.head.weight
+
+    def _check(self, num_tokens: int, end: int, document_ids: Tensor | None, cache: KVCache | None) -> None:
+        if self.config.positions.kind == "learned" and end > self.config.max_seq_len:
+            raise ValueError(
+                f"{end} positions, but the model learned max_seq_len={self.config.max_seq_len}. "
+                "Use shorter rows, or positions that extrapolate (rotary, alibi)."
+            )
+        if cache is None:
+            return
+        if document_ids is not None:
+            raise ValueError("document_ids with a cache: a cached row is one document. Leave one of them out.")
+        if not self.config.causal:
+            raise ValueError("A cache needs causal=True: earlier tokens must not depend on later ones.")
+        if not num_tokens <= end <= cache.max_len:
+            raise ValueError(
+                f"cache.extent={end} must be between the forward's {num_tokens} tokens and the cache's "
+                f"max_len={cache.max_len}. Set extent before the forward, or allocate a longer cache."
+            )
+
+    def _embed(self, input_ids: Int[Tensor, "B T"], positions: slice | Tensor) -> Float[Tensor, "B T D"]:
+        x = self.embedding(input_ids)
+        if self.config.embedding_scale:
+            x = x * math.sqrt(self.config.dim)
+        if self.config.positions.kind == "learned":
+            table = self.position_embedding
+            x = x + (table.weight[positions] if isinstance(positions, slice) else table(positions))
+        if self.config.embedding_norm:
+            x = self.embedding_norm(x)
+        return self.dropout(x)  # type: ignore[no-any-return]
+
+    def _patterns(self, input_ids: Tensor, document_ids: Tensor | None) -> dict[int | None, AttentionPattern]:
+        device = input_ids.device
+        kernel = self.attention_kernel
+        if kernel == "auto":
+            kernel = "flex" if device.type == "cuda" else "sdpa"
+        batch_size, seq_len = input_ids.shape
+        return {
+            window: build_pattern(
+                shape, batch_size=batch_size, seq_len=seq_len, device=device, document_ids=document_ids, kernel=kernel
+            )
+            for window, shape in self._pattern_shapes.items()
+        }
+
+    def _run_blocks(
+        self, x: Tensor, patterns: dict[int | None, AttentionPattern], rotation: Rotation | None
+    ) -> Tensor:
+        recompute = self.activation_checkpointing and torch.is_grad_enabled()
+        for block, window in zip(self.blocks, self._windows, strict=True):
+            if recompute:
+                x = checkpoint(block, x, patterns[window], rotation, use_reentrant=False)
+            else:
+                x = block(x, patterns[window], rotation)
+        return x
+
+    def _run_blocks_cached(
+        self, x: Tensor, positions: slice | Tensor, rotation: Rotation | None, cache: KVCache
+    ) -> Tensor:
+        if isinstance(positions, slice):
+            position_ids = torch.arange(positions.start, positions.stop, device=x.device).expand(x.shape[0], -1)
+        else:
+            position_ids = positions
+        patterns = {
+            window: build_cached_pattern(shape, position_ids=position_ids, extent=cache.extent)
+            for window, shape in self._pattern_shapes.items()
+        }
+        for layer, (block, window) in enumerate(zip(self.blocks, self._windows, strict=True)):
+            # Not `block(...)`: a compiled block would be compiled again for every length of the cache.
+            x = block._call_impl(x, patterns[window], rotation, CacheSlot(cache, layer, position_ids))  # type: ignore[operator]
+        return x
