@@ -95,7 +95,8 @@ def sample_inverse_cdf(logits: Float32[Tensor, "B V"], uniform: Float64[Tensor, 
     cumulative = logits.double().softmax(1).cumsum(1)
     total = cumulative[:, -1]
     target = torch.minimum(uniform * total, torch.nextafter(total, torch.zeros_like(total)))
-    return torch.searchsorted(cumulative, target[:, None], right=True)[:, 0]
+    # clamped for logits that are not numbers: an index out of range would take a GPU's context down
+    return torch.searchsorted(cumulative, target[:, None], right=True)[:, 0].clamp(max=logits.size(1) - 1)
 
 
 def choose_tokens(
