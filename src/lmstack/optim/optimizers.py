@@ -1,0 +1,155 @@
+"""Optimizers as configs, and how they are built for a transformer."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from lmstack.optim.muon import MuonAdamW
+from lmstack.optim.parameter_groups import HIDDEN_GROUP, parameter_groups
+
+
+@dataclass(frozen=True)
+class AdamWConfig:
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2017, arXiv:1711.05101), fused where torch can.
+
+    Attributes:
+        lr: Peak learning rate. Under muP, that of hidden matrices is multiplied by base width / width.
+        betas: Decay rates of the running means of the gradient and its square.
+        eps: Added to the denominator.
+        weight_decay: Of matrices; a step multiplies them by 1 - lr * weight_decay.
+        decay_embeddings: Decay embedding tables (and a head tied to one) as well.
+    """
+
+    lr: float
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+    decay_embeddings: bool = False
+    kind: Literal["adamw"] = "adamw"
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        _check_positive("optimizer.lr", self.lr)
+        _check_adamw(self.betas, self.eps, self.weight_decay)
+
+
+@dataclass(frozen=True)
+class MuonConfig:
+    """Muon (Jordan et al. 2024) for the matrices inside blocks, AdamW for embeddings, head, norms and biases.
+
+    Attributes:
+        lr: Peak learning rate of Muon.
+        adamw_lr: Peak learning rate of the rest.
+        momentum: Decay rate of Muon's running mean of the gradient.
+        nesterov: Look ahead by one gradient.
+        num_iterations: Newton-Schulz iterations.
+        adjust_lr: How Muon's learning rate depends on a matrix' shape: `original`, sqrt(max(1, rows / columns)), or
+            `match_rms_adamw`, 0.2 sqrt(max(rows, columns)), with which AdamW's learning rates carry over
+            (Liu et al. 2025, arXiv:2502.16982).
+        weight_decay: Of matrices, under Muon and AdamW; a step multiplies them by 1 - lr * weight_decay.
+        betas: AdamW's decay rates.
+        eps: Added to AdamW's denominator.
+        decay_embeddings: Decay embedding tables (and a head tied to one) as well.
+    """
+
+    lr: float
+    adamw_lr: float
+    momentum: float = 0.95
+    nesterov: bool = True
+    num_iterations: int = 5
+    adjust_lr: Literal["original", "match_rms_adamw"] = "original"
+    weight_decay: float = 0.1
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    decay_embeddings: bool = False
+    kind: Literal["muon"] = "muon"
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        _check_positive("optimizer.lr", self.lr)
+        _check_positive("optimizer.adamw_lr", self.adamw_lr)
+        _check_adamw(self.betas, self.eps, self.weight_decay)
+        if not 0.0 <= self.momentum < 1.0:
+            raise ValueError(f"optimizer.momentum={self.momentum}: must be in [0, 1). 0.95 is usual.")
+        if self.num_iterations < 1:
+            raise ValueError(f"optimizer.num_iterations={self.num_iterations}: must be at least 1. 5 is usual.")
+
+
+def build_optimizer(config: AdamWConfig | MuonConfig, transformer: nn.Module) -> torch.optim.Optimizer:
+    """The optimizer of a transformer's trainable parameters.
+
+    Args:
+        config: Which one, and its numbers.
+        transformer: A module with `blocks`, and a `config` that names its width and initialization.
+
+    Returns:
+        An optimizer whose groups have `name`s; see `parameter_groups`.
+
+    Raises:
+        ValueError: Muon is asked for and no matrix inside `blocks` is trainable.
+    """
+    width_ratio = _width_ratio(transformer)
+    if isinstance(config, AdamWConfig):
+        groups = parameter_groups(
+            transformer,
+            lr=config.lr,
+            weight_decay=config.weight_decay,
+            decay_embeddings=config.decay_embeddings,
+            hidden_lr_multiplier=width_ratio,
+        )
+        return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=_can_fuse(groups))
+    groups = parameter_groups(
+        transformer,
+        lr=config.adamw_lr,
+        weight_decay=config.weight_decay,
+        decay_embeddings=config.decay_embeddings,
+    )
+    adamw = {"algorithm": "adamw", "betas": config.betas, "eps": config.eps, "fused": _can_fuse(groups)}
+    muon = {
+        "algorithm": "muon",
+        "lr": config.lr * _muon_lr_multiplier(config, width_ratio),
+        "momentum": config.momentum,
+        "nesterov": config.nesterov,
+        "num_iterations": config.num_iterations,
+        "adjust_lr": config.adjust_lr,
+    }
+    if not any(group["name"] == HIDDEN_GROUP for group in groups):
+        raise ValueError("optimizer.kind=muon: no matrix inside `blocks` is trainable. Use optimizer.kind=adamw.")
+    return MuonAdamW([group | (muon if group["name"] == HIDDEN_GROUP else adamw) for group in groups])
+
+
+def _width_ratio(transformer: nn.Module) -> float:
+    """Base width / width under muP, else 1."""
+    config: Any = transformer.config
+    initialization = config.initialization
+    return initialization.base_dim / config.dim if initialization.kind == "mup" else 1.0
+
+
+def _muon_lr_multiplier(config: MuonConfig, width_ratio: float) -> float:
+    """What keeps the spectral norm of an update the same share of sqrt(outputs / inputs) at every width.
+
+    An orthogonal update has spectral norm 1; `original` multiplies it by that very root, `match_rms_adamw` by one that
+    grows with sqrt(width). See Yang et al. 2023, arXiv:2310.17813.
+    """
+    return 1.0 if config.adjust_lr == "original" else width_ratio**0.5
+
+
+def _can_fuse(groups: list[dict[str, Any]]) -> bool:
+    parameters: list[Tensor] = [p for group in groups for p in group["params"]]
+    return all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
+
+
+def _check_positive(name: str, value: float) -> None:
+    if not value > 0.0:
+        raise ValueError(f"{name}={value}: must be above 0.")
+
+
+def _check_adamw(betas: tuple[float, float], eps: float, weight_decay: float) -> None:
+    for beta in betas:
+        if not 0.0 <= beta < 1.0:
+            raise ValueError(f"optimizer.betas={betas}: both must be in [0, 1). (0.9, 0.95) is usual.")
+    _check_positive("optimizer.eps", eps)
+    if weight_decay < 0.0:
+        raise ValueError(f"optimizer.weight_decay={weight_decay}: must not be negative. 0 switches it off.")
