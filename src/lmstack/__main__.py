@@ -1,0 +1,5 @@
+"""`python -m lmstack` is `lmstack`."""
+
+from lmstack.cli.main import run
+
+run()

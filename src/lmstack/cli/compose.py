@@ -1,0 +1,195 @@
+"""A config file and overrides to one plain dictionary, by Hydra's compose API. No torch here."""
+
+import difflib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra import compose as hydra_compose
+from hydra import version
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+import lmstack
+from lmstack.cli.args import Arguments
+from lmstack.cli.failures import ConfigError
+from lmstack.cli.overrides import hydra_overrides
+from lmstack.cli.ownership import refuse_two_owners
+from lmstack.cli.resolvers import register_resolvers
+
+TOP_LEVEL = (
+    "stage",
+    "vars",
+    "seed_everything",
+    "model",
+    "data",
+    "trainer",
+    "callbacks",
+    "logger",
+    "ckpt_path",
+    "overwrite",
+)
+
+
+@dataclass
+class Composition:
+    """A composed config.
+
+    Attributes:
+        values: Everything, interpolations resolved.
+        run_folder: `trainer.default_root_dir` before interpolations were resolved.
+    """
+
+    values: dict[str, Any]
+    run_folder: str | None
+
+
+def compose(arguments: Arguments) -> Composition:
+    """Compose a config and check what needs no signatures.
+
+    Args:
+        arguments: The command line.
+
+    Raises:
+        ConfigError: A file, group option, key or value is wrong; the message says which and what would be right.
+    """
+    root, name = locate(arguments.config)
+    register_resolvers()
+    with explained(arguments.config or ""), search_path(root) as hydra:
+        config = hydra_compose(name, hydra_overrides(arguments.overrides, hydra, name, _is_union))
+        raw = OmegaConf.to_container(config, resolve=False)
+        assert isinstance(raw, dict)
+        refuse_unknown_top_level(raw, arguments)
+        missing = sorted(OmegaConf.missing_keys(config))
+        if missing:
+            raise ConfigError("\n".join(f"{key}: required, not given. Set {key}=..." for key in missing))
+        values = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(values, dict)
+    plain: dict[str, Any] = {str(key): value for key, value in values.items()}
+    refuse_two_owners(plain)
+    return Composition(plain, (raw.get("trainer") or {}).get("default_root_dir"))
+
+
+def locate(config: str | None) -> tuple[Path, str]:
+    """The folder that is searched and the name of the file in it.
+
+    The folder is the nearest parent called `conf`, or else the one that holds the file.
+
+    Args:
+        config: Path of a YAML file.
+
+    Raises:
+        ConfigError: There is no such file.
+    """
+    if config is None:
+        raise ConfigError("no config: name one with --config, such as --config conf/pretrain.yaml")
+    path = Path(config)
+    if not path.is_file():
+        packaged = packaged_conf() / path.name
+        if path.parent.name != "conf" or path.exists() or not packaged.is_file():
+            near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], 1)
+            hint = f" Did you mean {path.parent / near[0]}?" if near else ""
+            raise ConfigError(f"{config}: {'is a folder' if path.is_dir() else 'no such file'}.{hint}")
+        path = packaged  # installed as a wheel, with no conf folder here
+    path = path.resolve()
+    root = next((folder for folder in path.parents if folder.name == "conf"), path.parent)
+    return root, path.relative_to(root).with_suffix("").as_posix()
+
+
+def packaged_conf() -> Path:
+    """The `conf` folder that comes with lmstack: inside the wheel, or beside `src` in a checkout."""
+    package = Path(lmstack.__file__).resolve().parent
+    return package / "conf" if (package / "conf").is_dir() else package.parents[1] / "conf"
+
+
+@contextmanager
+def search_path(root: Path) -> Iterator[Hydra]:
+    """Hydra with `root` before the packaged `conf` folder.
+
+    Args:
+        root: Folder whose files win.
+    """
+    version.setbase("1.3")
+    GlobalHydra.instance().clear()
+    path = create_config_search_path(str(root))
+    if packaged_conf() != root:
+        path.prepend("lmstack", f"file://{packaged_conf()}", anchor="schema")
+    try:
+        yield Hydra.create_main_hydra2(task_name="lmstack", config_search_path=path)
+    finally:
+        GlobalHydra.instance().clear()
+
+
+@contextmanager
+def explained(config: str) -> Iterator[None]:
+    """Say Hydra's, OmegaConf's and YAML's errors in one line.
+
+    Args:
+        config: The composed file.
+
+    Raises:
+        ConfigError: In place of theirs.
+    """
+    try:
+        yield
+    except MissingConfigException as error:
+        raise ConfigError(_no_such_option(error)) from error
+    except (HydraException, OmegaConfBaseException) as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, ConfigError):
+                raise cause from None
+            cause = cause.__cause__
+        key = getattr(error, "full_key", None)
+        first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise ConfigError(f"{key or config}: {first.strip()}") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{mark.name}, line {mark.line + 1}" if mark else config
+        raise ConfigError(f"{place}: not valid YAML: {getattr(error, 'problem', error)}") from error
+
+
+def _no_such_option(error: MissingConfigException) -> str:
+    group, _, option = (error.missing_cfg_file or "").rpartition("/")
+    options = list(error.options or [])
+    if not options:
+        return f"{error.missing_cfg_file}: {str(error).splitlines()[0]}"
+    near = difflib.get_close_matches(option, options, 1)
+    return f"{group}={option}: no such option." + (f" Did you mean {near[0]}?" if near else "") + (
+        f" Options of {group}: {', '.join(options)}."
+    )
+
+
+def refuse_unknown_top_level(config: dict[Any, Any], arguments: Arguments) -> None:
+    """Refuse keys that nobody reads.
+
+    Args:
+        config: The composed config.
+        arguments: The command line, for the words that were typed.
+
+    Raises:
+        ConfigError: A key at the top level is unknown.
+    """
+    for key, value in config.items():
+        if key in TOP_LEVEL:
+            continue
+        typed = next((o for o in arguments.overrides if o.key.partition(".")[0].partition("/")[0] == key), None)
+        name, given = (typed.key, typed.value) if typed else (str(key), value)
+        near = difflib.get_close_matches(str(key), TOP_LEVEL, 1)
+        hint = f"Did you mean {near[0]}{name[len(str(key)) :]}?" if near else f"Keys: {', '.join(TOP_LEVEL)}."
+        raise ConfigError(f"{name}: no such key (value {given!r}). {hint}")
+
+
+def _is_union(tree: dict[str, Any], path: str) -> bool:
+    from lmstack.cli.signatures import is_union  # imports the stage's classes, hence torch: only where it matters
+
+    return is_union(tree, path)
+
+

@@ -1,0 +1,93 @@
+"""What a failure looks like: one clear line and an exit status, no traceback where the message says all. Standard
+library only."""
+
+import os
+import re
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import lmstack
+
+EXIT_FAILED = 1
+EXIT_CONFIG = 2
+EXIT_INTERRUPTED = 130
+_PACKAGE = str(Path(lmstack.__file__).parent)
+
+
+class ConfigError(Exception):
+    """A command line or config that cannot run. Each line of the message is one mistake."""
+
+
+@dataclass
+class Outcome:
+    """What became of a command.
+
+    Attributes:
+        exit_status: 0 when it worked.
+    """
+
+    exit_status: int = 0
+
+
+@contextmanager
+def reported() -> Iterator[Outcome]:
+    """Turn what a person can act on into lines on standard error; `LMSTACK_TRACEBACK=1` shows where it came from."""
+    outcome = Outcome()
+    try:
+        yield outcome
+    except KeyboardInterrupt:
+        print("lmstack: interrupted. Go on with the same command and ckpt_path=last.", file=sys.stderr)
+        outcome.exit_status = EXIT_INTERRUPTED
+    except Exception as error:
+        message = explanation(error)
+        if message is None:
+            raise
+        if os.environ.get("LMSTACK_TRACEBACK") == "1":
+            traceback.print_exc()
+        for line in message.splitlines():
+            print(f"lmstack: error: {line}", file=sys.stderr)
+        outcome.exit_status = EXIT_CONFIG if isinstance(error, ConfigError | ValueError) else EXIT_FAILED
+
+
+def explanation(error: BaseException) -> str | None:
+    """What to tell the user, or None where only a traceback says enough.
+
+    Args:
+        error: What was raised.
+    """
+    if isinstance(error, ConfigError):
+        return str(error)
+    if isinstance(error, BrokenPipeError):
+        return None
+    if _disk_is_full(error):
+        return f"no space left on device{_where(error)}. Free some and go on with ckpt_path=last."
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}{_where(error)}"
+    if isinstance(error, ImportError) and _raised_here(error):
+        return str(error)
+    if isinstance(error, ValueError | OSError) and _raised_here(error):
+        return str(error)
+    return None
+
+
+def _disk_is_full(error: BaseException) -> bool:
+    # torch.save and safetensors wrap ENOSPC in errors of their own.
+    text = str(error)
+    return bool(re.search(r"No space left on device|os error 28\b|PytorchStreamWriter failed writing", text)) or (
+        isinstance(error, OSError) and error.errno == 28
+    )
+
+
+def _where(error: BaseException) -> str:
+    names = [str(name) for name in (getattr(error, "filename", None), getattr(error, "filename2", None)) if name]
+    return f": {names[0]}" if names else ""
+
+
+def _raised_here(error: BaseException) -> bool:
+    """Whether our own code raised it on purpose: those messages name value, rule and fix."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and frames[-1].filename.startswith(_PACKAGE) and (frames[-1].line or "").startswith("raise")

@@ -1,0 +1,36 @@
+"""From the words of the command line to a training run, a sweep or a help text."""
+
+from lmstack.cli.args import parse_arguments
+
+
+def launch(command: str, argv: list[str]) -> int:
+    """Run `fit`, `validate`, `test` or `predict`.
+
+    Args:
+        command: Which.
+        argv: What follows it.
+
+    Returns:
+        The exit status.
+    """
+    arguments = parse_arguments(argv)
+    if arguments.wants_help:
+        from lmstack.cli.help import show_help
+
+        return show_help(command)
+    if arguments.is_sweep:
+        from lmstack.cli.sweep import sweep
+
+        return sweep(command, arguments)
+    from lmstack.cli.compose import compose
+    from lmstack.cli.run_folder import choose_run_to_continue
+
+    composition = compose(arguments)  # before torch is imported: most mistakes are told in a third of a second
+    if choose_run_to_continue(composition):
+        composition = compose(arguments)
+    from lmstack.cli.lean_imports import import_lightning
+
+    import_lightning(composition.values)
+    from lmstack.cli.training import train
+
+    return train(command, composition)

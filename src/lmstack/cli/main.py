@@ -1,0 +1,84 @@
+"""Entry point: finds the command. Standard library only; nothing heavy is imported until a command needs it."""
+
+import difflib
+import importlib
+import sys
+from typing import NoReturn
+
+import lmstack
+from lmstack.cli.failures import ConfigError, reported
+
+TRAINING = {
+    "fit": "train",
+    "validate": "loss, perplexity and bits per byte on the validation data",
+    "test": "the same on the test data",
+    "predict": "write a model's predictions",
+}
+TOOLS = {
+    "data": "text files to token shards",
+    "tokenizer": "train, inspect and compare tokenizers",
+    "generate": "text from a checkpoint",
+    "inspect": "one batch, decoded, documents and supervised tokens marked",
+    "plan": "parameters, FLOPs, memory and time of a config",
+    "config": "compose a config and print it",
+}
+
+USAGE = """\
+usage: lmstack <command> --config conf/<name>.yaml [key=value ...]
+
+{commands}
+
+  model=llama_60m  model.optimizer.lr=3e-4  +experiment=no_rope  ~callbacks.samples   choose a file, set or drop a key
+  -m model.optimizer.lr=1e-4,3e-4                                                    one run for each value
+  ckpt_path=last                                                                     go on where the run stopped
+
+  lmstack <command> --help    what the command takes
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: What follows `lmstack`; None takes it from `sys.argv`.
+
+    Returns:
+        The exit status: 0, 1 a run failed, 2 a wrong command line or config, 130 interrupted.
+    """
+    command, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    if command in ("-h", "--help", "help"):
+        print(usage(), end="")
+        return 0
+    if command == "--version":
+        print(f"lmstack {lmstack.__version__}")
+        return 0
+    with reported() as outcome:
+        outcome.exit_status = _dispatch(command, rest)
+    return outcome.exit_status
+
+
+def run() -> NoReturn:
+    """The console script."""
+    sys.exit(main())
+
+
+def usage() -> str:
+    """The first screen: every command in a line."""
+    width = max(map(len, TRAINING | TOOLS))
+    lines = [f"  {name:{width}}  {summary}" for name, summary in (TRAINING | TOOLS).items()]
+    return USAGE.format(commands="\n".join(lines))
+
+
+def _dispatch(command: str, argv: list[str]) -> int:
+    if command in TRAINING:
+        from lmstack.cli.launch import launch
+
+        return launch(command, argv)
+    if command in TOOLS:
+        # Each tool is a module of its name with `main(argv)`.
+        return importlib.import_module(f"lmstack.cli.{command}").main(argv) or 0
+    near = difflib.get_close_matches(command, [*TRAINING, *TOOLS], 1)
+    raise ConfigError(
+        f"unknown command {command!r}. "
+        + (f"Did you mean {near[0]}?" if near else f"Commands: {', '.join(TRAINING | TOOLS)}.")
+    )

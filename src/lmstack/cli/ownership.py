@@ -1,0 +1,64 @@
+"""Keys with two owners: each quantity is set in one place, and the other place is refused by name."""
+
+from typing import Any
+
+from lmstack.cli.failures import ConfigError
+
+_ELSEWHERE = {
+    "accumulate_grad_batches": (
+        "one batch of the loader is one optimizer step. Set data.global_batch_size and data.micro_batch_size; their "
+        "ratio is the accumulation"
+    ),
+    "max_epochs": "a run's length belongs to trainer.max_steps (optimizer steps) or data.max_tokens. Set one of those",
+    "min_epochs": "a run's length belongs to trainer.max_steps (optimizer steps) or data.max_tokens. Set one of those",
+    "check_val_every_n_epoch": "validation belongs to trainer.val_check_interval (optimizer steps). Set that",
+    "callbacks": "callbacks belong to the mapping `callbacks`: +callbacks.<name>.class_path=..., ~callbacks.<name>",
+    "logger": "loggers belong to the mapping `logger`: +logger.<name>.class_path=..., ~logger.<name>, or logger=none",
+    "weights_only": "it belongs to `ckpt_path`",
+}
+
+
+def refuse_two_owners(config: dict[str, Any]) -> None:
+    """Refuse a quantity that is set in a place which does not own it.
+
+    Args:
+        config: The composed config.
+
+    Raises:
+        ConfigError: Naming both places.
+    """
+    trainer = config.get("trainer") or {}
+    for key, owner in _ELSEWHERE.items():
+        if trainer.get(key) is not None:
+            raise ConfigError(f"trainer.{key}={trainer[key]!r}: {owner}, and drop trainer.{key}.")
+    if given_max_steps(config) is not None and given_max_tokens(config) is not None:
+        raise ConfigError(
+            f"trainer.max_steps={given_max_steps(config)} and data.max_tokens={given_max_tokens(config)} both set the "
+            "length of the run. Keep one and set the other to null."
+        )
+
+
+def refuse_no_length(config: dict[str, Any]) -> None:
+    """Refuse a training run without an end.
+
+    Args:
+        config: The composed config.
+
+    Raises:
+        ConfigError: Neither steps nor tokens are given.
+    """
+    if given_max_steps(config) is None and given_max_tokens(config) is None:
+        raise ConfigError(
+            "the run has no end: set trainer.max_steps (optimizer steps) or data.max_tokens (training tokens)."
+        )
+
+
+def given_max_steps(config: dict[str, Any]) -> Any:
+    """`trainer.max_steps`, None where it is not set; Lightning's -1 means not set."""
+    steps = (config.get("trainer") or {}).get("max_steps")
+    return None if steps == -1 else steps
+
+
+def given_max_tokens(config: dict[str, Any]) -> Any:
+    """`data.max_tokens`, None where it is not set."""
+    return (config.get("data") or {}).get("max_tokens")
