@@ -159,7 +159,8 @@ class AttentionConfig:
             raise ValueError(f"attention.window={self.window}: must be at least 1, or null for no window.")
         if self.full_every is not None and self.window is None:
             raise ValueError(
-                f"attention.full_every={self.full_every} has no effect without attention.window. Set a window, or drop it."
+                f"attention.full_every={self.full_every} has no effect without attention.window. "
+                "Set a window, or drop it."
             )
 
 
@@ -207,8 +208,11 @@ class DepthScaledInit:
 
 @dataclass(frozen=True)
 class TFixupInit:
-    """In the manner of T-Fixup (Huang et al., ICML 2020): Xavier, with value, output and feed-forward matrices and
-    the embedding scaled down by depth, so that post-norm or norm-free stacks train without warm-up."""
+    """In the manner of T-Fixup (Huang et al., ICML 2020).
+
+    Xavier, with value, output and feed-forward matrices and the embedding scaled down by depth, so that post-norm
+    stacks train without warm-up.
+    """
 
     kind: Literal["tfixup"] = "tfixup"
 
@@ -298,7 +302,8 @@ class TransformerConfig:
         if self.num_heads % self.kv_heads:
             divisors = [n for n in range(1, self.num_heads + 1) if self.num_heads % n == 0]
             raise ValueError(
-                f"transformer.num_kv_heads={self.kv_heads} does not divide num_heads={self.num_heads}. Use one of {divisors}."
+                f"transformer.num_kv_heads={self.kv_heads} does not divide num_heads={self.num_heads}. "
+                f"Use one of {divisors}."
             )
         if self.positions.kind == "rotary" and self.channels % 2:
             raise ValueError(f"transformer.head_dim={self.channels} is odd: rotary positions turn channels in pairs.")

@@ -35,7 +35,9 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
     return measured_matmul_flops(device, dtype)
 
 
-def measured_matmul_flops(device: torch.device, dtype: torch.dtype, *, size: int | None = None, repeats: int = 5) -> float:
+def measured_matmul_flops(
+    device: torch.device, dtype: torch.dtype, *, size: int | None = None, repeats: int = 5
+) -> float:
     """FLOP/s of the fastest of a few square matrix products: a peak that can be reached, below any data sheet's.
 
     Args:

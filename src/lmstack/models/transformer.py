@@ -131,8 +131,9 @@ class Transformer(nn.Module):
         self.head_bias = nn.Parameter(torch.zeros(config.vocab_size)) if config.head_bias else None
         self._windows = layer_windows(config)
         self._pattern_shapes = pattern_shapes(config)
-        is_rotary = config.positions.kind == "rotary"
-        self._rotary = rotary_table(config.positions, config.channels) if is_rotary else None
+        self._rotary = None
+        if config.positions.kind == "rotary":
+            self._rotary = rotary_table(config.positions, config.channels)
         self.reset_parameters()
 
     @property
@@ -274,9 +275,7 @@ class Transformer(nn.Module):
             for window, shape in self._pattern_shapes.items()
         }
 
-    def _run_blocks(
-        self, x: Tensor, patterns: dict[int | None, AttentionPattern], rotation: Rotation | None
-    ) -> Tensor:
+    def _run_blocks(self, x: Tensor, patterns: dict[int | None, AttentionPattern], rotation: Rotation | None) -> Tensor:
         recompute = self.activation_checkpointing and torch.is_grad_enabled()
         for block, window in zip(self.blocks, self._windows, strict=True):
             if recompute:
@@ -297,6 +296,5 @@ class Transformer(nn.Module):
             for window, shape in self._pattern_shapes.items()
         }
         for layer, (block, window) in enumerate(zip(self.blocks, self._windows, strict=True)):
-            # Not `block(...)`: a compiled block would be compiled again for every length of the cache.
-            x = block._call_impl(x, patterns[window], rotation, CacheSlot(cache, layer, position_ids))  # type: ignore[operator]
+            x = block(x, patterns[window], rotation, CacheSlot(cache, layer, position_ids))
         return x

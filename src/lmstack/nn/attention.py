@@ -12,7 +12,7 @@ from torch.nn.attention.flex_attention import flex_attention
 from lmstack.nn.kv_cache import KVCache
 from lmstack.nn.masks import AttentionPattern, compiled_on_cuda
 from lmstack.nn.positions import Rotation, rotate
-
+from lmstack.nn.precision import to_compute_dtype
 
 CPU_FLASH_MIN_LEN = 512
 """Below this many keys, a CPU's bf16 attention is slower to train than fp32's: its backward pass takes two to five
@@ -96,9 +96,7 @@ def _attend_softcapped(
     repeats = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(repeats, dim=1), v.repeat_interleave(repeats, dim=1)
     scores = softcap * torch.tanh((q @ k.transpose(-2, -1)).float() * (scale / softcap))
-    if pattern.is_causal:
-        future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
-        scores = scores.masked_fill(future, float("-inf"))
+    assert not pattern.is_causal, "build_pattern writes the mask out when there is a soft-cap"
     if pattern.allowed is not None:
         scores = scores.masked_fill(~pattern.allowed, float("-inf"))
     if pattern.bias is not None:
@@ -164,6 +162,7 @@ class Attention(nn.Module):
             rotation: Rotary angles of every token; None leaves queries and keys unturned.
             cache_slot: Where earlier keys and values are and new ones go; None attends within `x`.
         """
+        x = to_compute_dtype(x)
         q = self.query(x).unflatten(-1, (-1, self.channels))  # (B, T, H*C) -> (B, T, H, C)
         k = self.key(x).unflatten(-1, (-1, self.channels))
         v = self.value(x).unflatten(-1, (-1, self.channels))

@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lmstack.nn.precision import to_compute_dtype
+
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2"]
 
 
@@ -49,6 +51,7 @@ class FeedForward(nn.Module):
         Args:
             x: Activations.
         """
+        x = to_compute_dtype(x)
         if self.gate is None:
             return self.down(self.activation(self.up(x)))  # type: ignore[no-any-return]
         return self.down(self.activation(self.gate(x)) * self.up(x))  # type: ignore[no-any-return]

@@ -44,7 +44,7 @@ class PatternShape:
         causal: A query sees no later key.
         window: A query sees keys less than `window` away; None: any distance.
         slopes: ALiBi slope of each head, on the CPU; None: no penalty.
-        softcap: Scores become `softcap * tanh(scores / softcap)`; None leaves them. Used by flex attention only.
+        softcap: Scores become `softcap * tanh(scores / softcap)`; None leaves them.
     """
 
     causal: bool
@@ -73,7 +73,7 @@ def build_pattern(
         kernel: Which attention will read it.
     """
     window = shape.window if shape.window is not None and shape.window < seq_len else None
-    if document_ids is None and window is None and shape.slopes is None and (kernel == "sdpa" or shape.softcap is None):
+    if document_ids is None and window is None and shape.slopes is None and shape.softcap is None:
         return AttentionPattern(is_causal=shape.causal)
     if kernel == "flex":
         return _flex_pattern(shape, window, batch_size, seq_len, device, document_ids)
@@ -124,7 +124,7 @@ def _flex_pattern(
     causal = shape.causal
 
     def allowed(b: Tensor, _h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
-        inside = q >= kv if causal else q == q  # noqa: PLR0124  (flex wants a tensor)
+        inside = q >= kv if causal else q >= 0
         if window is not None:
             inside = inside & ((q - kv).abs() < window)
         if document_ids is not None:
@@ -133,7 +133,9 @@ def _flex_pattern(
 
     # Uncompiled, create_block_mask would write out all B x T x T pairs.
     create = compiled_on_cuda(create_block_mask, device)
-    block_mask = create(allowed, batch_size if document_ids is not None else None, None, seq_len, seq_len, device=device)
+    block_mask = create(
+        allowed, batch_size if document_ids is not None else None, None, seq_len, seq_len, device=device
+    )
     return AttentionPattern(block_mask=block_mask, score_mod=_score_mod(shape, device))
 
 
