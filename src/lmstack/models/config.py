@@ -4,7 +4,7 @@ import dataclasses
 import types
 import typing
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -327,7 +327,7 @@ class TransformerConfig:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
+    def from_dict(cls, values: dict[str, Any]) -> "TransformerConfig":
         """The inverse of `to_dict`.
 
         Args:
@@ -336,7 +336,7 @@ class TransformerConfig:
         Raises:
             ValueError: A key is unknown or missing, or a `kind` has no such choice.
         """
-        return typing.cast(Self, _build(cls, values, "transformer"))
+        return typing.cast(TransformerConfig, _build(cls, values, "transformer"))
 
 
 def _build(cls: type, values: dict[str, Any], where: str) -> Any:

@@ -1,12 +1,13 @@
 """Keys and values of the tokens so far, preallocated."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 
+@runtime_checkable
 class CacheShape(Protocol):
     """What a cache needs to know of a transformer; its config fits."""
 

@@ -60,7 +60,7 @@ def yarn_frequencies(
 
     low = max(math.floor(pair_with(beta_fast)), 0)
     high = min(math.ceil(pair_with(beta_slow)), 2 * half - 1)
-    ramp = (torch.arange(half, dtype=torch.float64) - low) / max(high - low, 1e-3)
+    ramp = (torch.arange(half, dtype=torch.float64, device=frequencies.device) - low) / max(high - low, 1e-3)
     interpolated = ramp.clamp(0, 1)
     return frequencies * (1 - interpolated) + frequencies / factor * interpolated
 
@@ -161,7 +161,7 @@ def alibi_slopes(num_heads: int) -> Float[Tensor, " H"]:
     power = 2 ** math.floor(math.log2(num_heads))
     slopes = [2 ** (-8 * h / power) for h in range(1, power + 1)]
     slopes += [2 ** (-4 * h / power) for h in range(1, 2 * (num_heads - power), 2)]
-    return torch.tensor(slopes, dtype=torch.float32)
+    return torch.tensor(slopes, dtype=torch.float32, device="cpu")
 
 
 def positions_in_documents(document_ids: Int[Tensor, "B T"]) -> Int[Tensor, "B T"]:

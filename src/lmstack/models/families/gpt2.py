@@ -118,6 +118,7 @@ def config_to_hugging_face(config: TransformerConfig) -> dict[str, Any]:
         "embd_pdrop": config.dropout,
         "resid_pdrop": config.dropout,
         "attn_pdrop": 0.0,
+        "initializer_range": getattr(config.initialization, "std", 0.02),
         "tie_word_embeddings": config.tied_embeddings,
         "bos_token_id": None,
         "eos_token_id": None,
@@ -138,10 +139,10 @@ def state_from_hugging_face(config: TransformerConfig, hf_state: dict[str, Tenso
             block = f"blocks.{layer}."
             fused = theirs[f"h.{layer}.attn.c_attn.{kind}"].chunk(3, dim=-1)
             state.update(
-                {f"{block}{name}.{kind}": part.T.contiguous() for name, part in zip(_FUSED, fused, strict=True)}
+                {f"{block}{name}.{kind}": _turned(part) for name, part in zip(_FUSED, fused, strict=True)}
             )
             for ours, name in _PROJECTIONS.items():
-                state[f"{block}{ours}.{kind}"] = theirs[f"h.{layer}.{name}.{kind}"].T.contiguous()
+                state[f"{block}{ours}.{kind}"] = _turned(theirs[f"h.{layer}.{name}.{kind}"])
             for ours, name in _NORMS.items():
                 state[f"{block}{ours}.{kind}"] = theirs[f"h.{layer}.{name}.{kind}"]
     return state
@@ -175,6 +176,11 @@ def state_to_hugging_face(config: TransformerConfig, state: dict[str, Tensor]) -
             theirs[f"{target}{name}.weight"] = state[f"{block}{ours}.weight"]
             theirs[f"{target}{name}.bias"] = bias(block + ours, block + ours)
     return theirs
+
+
+def _turned(tensor: Tensor) -> Tensor:
+    """A GPT-2 projection, (inputs, outputs), as ours, (outputs, inputs); a bias as it is."""
+    return tensor.T.contiguous() if tensor.ndim == 2 else tensor
 
 
 def _outer_names(config: TransformerConfig) -> dict[str, str]:

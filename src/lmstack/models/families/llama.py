@@ -126,6 +126,7 @@ def config_to_hugging_face(config: TransformerConfig) -> dict[str, Any]:
         "rope_scaling": rope or None,
         "attention_bias": config.attention.qkv_bias,
         "mlp_bias": config.feed_forward.bias,
+        "initializer_range": getattr(config.initialization, "std", 0.02),
         "tie_word_embeddings": config.tied_embeddings,
         "bos_token_id": None,
         "eos_token_id": None,
