@@ -1,1 +1,1 @@
-""""""
+"""From files to a corpus of token shards."""

@@ -1,1 +1,5 @@
-""""""
+"""Lightning data modules, one per batch type."""
+
+from lmstack.data.modules.pretraining import PretrainingData
+
+__all__ = ["PretrainingData"]

@@ -1,0 +1,187 @@
+"""Packed rows of a tokenized corpus, for pretraining."""
+
+from lightning.pytorch import LightningDataModule
+
+from lmstack.data.batch_size import BatchSizePlan, BatchSizeWarmup
+from lmstack.data.corpus import Corpus
+from lmstack.data.manifest import Manifest, Split
+from lmstack.data.mixture import Mixture
+from lmstack.data.step_loader import Rank, StepLoader, TrainRows, ValidationLoader, ValidationRows, order_identity
+from lmstack.tokenization.tokenizer import Tokenizer
+
+
+class PretrainingData(LightningDataModule):
+    """Packed rows of a corpus in an order that depends only on the seed, whatever the number of ranks and workers.
+
+    Args:
+        path: Folder of the corpus, or its URL (s3://, gs://).
+        sequence_length: Tokens of a row.
+        micro_batch_size: Rows of a forward pass on one device.
+        global_batch_size: Rows of an optimizer step, over all ranks.
+        weights: Share of the rows by source, in any unit; null takes every row of all sources once an epoch.
+        seed: Another seed is another order.
+        max_tokens: Tokens of the run; null goes on until the trainer stops.
+        batch_size_warmup: Smaller steps at the start; null for none.
+        validation_batch_size: Rows of a validation batch; null is micro_batch_size.
+        validation_max_tokens: At most so many validation tokens, spread evenly; null takes all of them.
+        num_workers: Processes that prepare batches ahead; 0 is fast enough for tokens on a local disk.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        sequence_length: int,
+        micro_batch_size: int,
+        global_batch_size: int,
+        *,
+        weights: dict[str, float] | None = None,
+        seed: int = 0,
+        max_tokens: int | None = None,
+        batch_size_warmup: BatchSizeWarmup | None = None,
+        validation_batch_size: int | None = None,
+        validation_max_tokens: int | None = None,
+        num_workers: int = 0,
+    ):
+        super().__init__()
+        self.path = path
+        self.sequence_length = sequence_length
+        self.micro_batch_size = micro_batch_size
+        self.global_batch_size = global_batch_size
+        self.weights = weights
+        self.seed = seed
+        self.max_tokens = max_tokens
+        self.validation_batch_size = validation_batch_size
+        self.validation_max_tokens = validation_max_tokens
+        self.num_workers = num_workers
+        self.plan = BatchSizePlan(global_batch_size, sequence_length, max_tokens, batch_size_warmup)
+        self._corpus: Corpus | None = None
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open the corpus and check that it is finished and fits its tokenizer.
+
+        Args:
+            stage: Not looked at: every stage reads the same corpus.
+        """
+        del stage
+        if self._corpus is None:
+            self._corpus = Corpus(self.path)
+
+    @property
+    def corpus(self) -> Corpus:
+        """The corpus; opened by `setup`."""
+        if self._corpus is None:
+            raise ValueError("The corpus is not open yet: call setup() first.")
+        return self._corpus
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer of the corpus; known after `setup`."""
+        return self.corpus.tokenizer
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the corpus holds; known after `setup`."""
+        return self.corpus.manifest
+
+    def check_vocab(self, vocab_size: int) -> None:
+        """Refuse a model that has no row for some token.
+
+        Args:
+            vocab_size: Of the model.
+        """
+        needed = self.manifest.tokenizer.vocab_size
+        if vocab_size < needed:
+            raise ValueError(
+                f"The model's vocab_size={vocab_size} is smaller than the {needed} tokens of the corpus {self.path}. "
+                f"Set model.transformer.vocab_size={needed} or more."
+            )
+
+    def train_dataloader(self) -> StepLoader:
+        """Optimizer steps of this rank."""
+        rank = self._rank()
+        self._check_divisible(rank.world_size)
+        names, weights = self._sources()
+        shards = [self.corpus.shards("train", name) for name in names]
+        mixture = Mixture(tuple(s.num_tokens for s in shards), self.sequence_length, weights, self.seed)
+        rows = TrainRows(shards, mixture, self.plan, self.tokenizer, self.micro_batch_size, rank)
+        return StepLoader(rows, order_identity(self.manifest.fingerprint, mixture), self.num_workers)
+
+    def val_dataloader(self) -> ValidationLoader:
+        """Validation batches of this rank."""
+        return self._held_out(self.validation_max_tokens)
+
+    def test_dataloader(self) -> ValidationLoader:
+        """The whole validation side, also where training looks at a part of it."""
+        return self._held_out(None)
+
+    def samples_at_step(self, step: int) -> int:
+        """Rows consumed, over all ranks, when so many optimizer steps are done.
+
+        Args:
+            step: Optimizer steps.
+        """
+        return self.plan.samples_at_step(step)
+
+    def tokens_at_step(self, step: int) -> int:
+        """Tokens consumed, over all ranks, when so many optimizer steps are done.
+
+        Args:
+            step: Optimizer steps.
+        """
+        return self.plan.tokens_at_step(step)
+
+    def steps_for_tokens(self, tokens: int) -> int:
+        """Optimizer steps after which at least so many tokens are consumed.
+
+        Args:
+            tokens: Tokens, over all ranks.
+        """
+        return self.plan.steps_for_tokens(tokens)
+
+    def _held_out(self, max_tokens: int | None) -> ValidationLoader:
+        names = self._names("validation")
+        if not names:
+            raise ValueError(
+                f"The corpus {self.path} has no validation side. Build it with validation_fraction above 0 or with "
+                "validation_sources, or set trainer.limit_val_batches=0."
+            )
+        shards = [self.corpus.shards("validation", name) for name in names]
+        batch_size = self.validation_batch_size or self.micro_batch_size
+        rows = ValidationRows(shards, self.tokenizer, self.sequence_length, batch_size, self._rank(), max_tokens)
+        return ValidationLoader(rows, self.num_workers)
+
+    def _names(self, split: Split) -> list[str]:
+        return [name for name, source in self.manifest.sources.items() if getattr(source, split).tokens]
+
+    def _sources(self) -> tuple[list[str], tuple[float, ...] | None]:
+        names = self._names("train")
+        if self.weights is None:
+            return names, None
+        if set(self.weights) != set(names):
+            raise ValueError(
+                f"data.weights names {sorted(self.weights)}, the corpus {self.path} has {sorted(names)}. "
+                "Give every source a weight."
+            )
+        return names, tuple(float(self.weights[name]) for name in names)
+
+    def _check_divisible(self, world_size: int) -> None:
+        unit = self.micro_batch_size * world_size
+        warmup = self.plan.warmup
+        sizes = {"global_batch_size": self.global_batch_size}
+        if warmup is not None:
+            sizes["batch_size_warmup.start"] = warmup.start
+        for name, size in sizes.items():
+            if size % unit:
+                raise ValueError(
+                    f"data.{name}={size} is not a multiple of micro_batch_size={self.micro_batch_size} x "
+                    f"{world_size} ranks. Use {max(1, round(size / unit)) * unit}, or change data.micro_batch_size."
+                )
+
+    def _rank(self) -> Rank:
+        """This process's place among those that have different data."""
+        if self.trainer is None:
+            return Rank()
+        kwargs = getattr(self.trainer.strategy, "distributed_sampler_kwargs", None)
+        if kwargs is not None:
+            return Rank(kwargs["rank"], kwargs["num_replicas"])
+        return Rank(self.trainer.global_rank, self.trainer.world_size)

@@ -1,0 +1,297 @@
+"""Loaders whose position is one integer: exact on resume, for any number of workers and ranks."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from torch.utils.data import DataLoader, Dataset
+
+from lmstack.data.batch import TokenBatch
+from lmstack.data.batch_size import BatchSizePlan
+from lmstack.data.mixture import Mixture
+from lmstack.data.packing import pack_rows
+from lmstack.data.token_shards import TokenRows, TokenShards
+from lmstack.tokenization.tokenizer import Tokenizer
+
+ENDLESS = 10**9
+"""The length of a loader that never ends; one that has a length is not read ahead by Lightning."""
+
+
+@dataclass(frozen=True)
+class Rank:
+    """One of several processes that share every optimizer step.
+
+    Attributes:
+        index: Which, counted from 0.
+        world_size: How many.
+    """
+
+    index: int = 0
+    world_size: int = 1
+
+    def share(self, num_rows: int) -> range:
+        """Which of so many rows are this rank's: as even as can be, side by side.
+
+        Args:
+            num_rows: Rows over all ranks.
+        """
+        return range(self.index * num_rows // self.world_size, (self.index + 1) * num_rows // self.world_size)
+
+
+class TrainRows(Dataset[list[TokenBatch]]):
+    """The micro-batches of this rank for the optimizer step that begins at a position.
+
+    Args:
+        shards: Token stream of each source.
+        mixture: The order of rows.
+        plan: The size of each step.
+        tokenizer: For the end-of-text id and the bytes of tokens.
+        micro_batch_size: Rows of every micro-batch.
+        rank: Which share of a step is made.
+    """
+
+    def __init__(
+        self,
+        shards: list[TokenShards],
+        mixture: Mixture,
+        plan: BatchSizePlan,
+        tokenizer: Tokenizer,
+        micro_batch_size: int,
+        rank: Rank,
+    ):
+        self.shards = shards
+        self.mixture = mixture
+        self.plan = plan
+        self.eot_id = tokenizer.eot_id
+        self.byte_lengths = tokenizer.byte_lengths
+        self.micro_batch_size = micro_batch_size
+        self.rank = rank
+
+    def __getitem__(self, position: int) -> list[TokenBatch]:
+        """The micro-batches of a step; as many on every rank, padded where rows run out.
+
+        Args:
+            position: Rows before the step, over all ranks.
+        """
+        num_rows = self.plan.batch_size_at(position)
+        share = self.rank.share(num_rows)
+        largest_share = -(-num_rows // self.rank.world_size)
+        positions = np.arange(position + share.start, position + share.stop)
+        rows = self.mixture.rows(positions)
+        tokens = _gather(self.shards, rows.source, rows.start, self.mixture.sequence_length + 1)
+        lengths = self._lengths(positions)
+        return [
+            pack_rows(
+                TokenRows(*(part[i : i + self.micro_batch_size] for part in tokens)),
+                lengths[i : i + self.micro_batch_size],
+                eot_id=self.eot_id,
+                byte_lengths=self.byte_lengths,
+                num_rows=self.micro_batch_size,
+            )
+            for i in range(0, largest_share, self.micro_batch_size)
+        ]
+
+    def _lengths(self, positions: Int64[np.ndarray, " N"]) -> Int64[np.ndarray, " N"]:
+        """Tokens of each row that belong to the run: all, but for a last row that `max_tokens` cuts."""
+        length = self.mixture.sequence_length
+        if self.plan.max_tokens is None:
+            return np.full(len(positions), length)
+        return np.minimum(length, self.plan.max_tokens - positions * length)
+
+
+class StepLoader:
+    """Optimizer steps: each item is the list of this rank's micro-batches of one step.
+
+    Args:
+        rows: Makes a step from its position.
+        identity: What decides which rows come where, by name; a state is refused when any of it differs.
+        num_workers: Processes that make steps ahead; 0 makes them in this process, which is fast enough.
+    """
+
+    def __init__(self, rows: TrainRows, identity: dict[str, Any], num_workers: int = 0):
+        self.rows = rows
+        self.identity = identity
+        self.num_workers = num_workers
+        self.samples_seen = 0
+
+    def __len__(self) -> int:
+        num_steps = self.rows.plan.num_steps
+        return ENDLESS if num_steps is None else num_steps
+
+    def __iter__(self) -> Iterator[list[TokenBatch]]:
+        plan = self.rows.plan
+        for micro_batches in _ahead(self.rows, self._positions(), self.num_workers):
+            self.samples_seen += plan.batch_size_at(self.samples_seen)
+            yield micro_batches
+
+    def _positions(self) -> Iterator[int]:
+        position = self.samples_seen
+        while size := self.rows.plan.batch_size_at(position):
+            yield position
+            position += size
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position: rows handed out, not those that workers prepared; and what it is a position in."""
+        return {"samples_seen": self.samples_seen, **self.identity}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on after the rows that were handed out when the state was taken.
+
+        Args:
+            state: What `state_dict` gave, on any rank of any number of ranks.
+
+        Raises:
+            ValueError: The state is a position in other data; what differs is named.
+        """
+        for name, value in self.identity.items():
+            if name not in state or state[name] != value:
+                raise ValueError(
+                    f"The checkpoint is a position in other data: its {name} is {state.get(name)!r}, this run's is "
+                    f"{value!r}. Resume with the data it was made with, or start a new run from its weights "
+                    "(model.init_from)."
+                )
+        self.samples_seen = int(state["samples_seen"])
+
+
+def order_identity(fingerprint: str, mixture: Mixture) -> dict[str, Any]:
+    """What decides which row comes at which position.
+
+    Args:
+        fingerprint: Of the corpus.
+        mixture: The order.
+    """
+    weights = None if mixture.weights is None else list(mixture.weights)
+    return {
+        "data": fingerprint,
+        "sequence_length": mixture.sequence_length,
+        "seed": mixture.seed,
+        "weights": weights,
+    }
+
+
+class ValidationRows(Dataset[TokenBatch]):
+    """Rows of the validation streams: side by side, each token scored exactly once, and the end of the last document.
+
+    Args:
+        shards: Token stream of each source.
+        tokenizer: For the end-of-text id and the bytes of tokens.
+        sequence_length: Tokens of a row.
+        batch_size: Rows of a batch.
+        rank: Which batches are this rank's.
+        max_tokens: At most so many tokens, in rows spread evenly over the streams; None takes all.
+    """
+
+    def __init__(
+        self,
+        shards: list[TokenShards],
+        tokenizer: Tokenizer,
+        sequence_length: int,
+        batch_size: int,
+        rank: Rank,
+        max_tokens: int | None = None,
+    ):
+        self.shards = shards
+        self.eot_id = tokenizer.eot_id
+        self.byte_lengths = tokenizer.byte_lengths
+        self.sequence_length = sequence_length
+        self.batch_size = batch_size
+        self.rank = rank
+        counts = [-(-self._num_labels(shard) // sequence_length) for shard in shards]
+        self._ends = np.cumsum(counts)
+        total = int(self._ends[-1]) if counts else 0
+        kept = total if max_tokens is None else min(total, max(1, max_tokens // sequence_length))
+        self._rows = np.arange(kept) * total // max(kept, 1)
+
+    def __len__(self) -> int:
+        return -(-len(self._rows) // (self.batch_size * self.rank.world_size))
+
+    def __getitem__(self, index: int) -> TokenBatch:
+        """One batch; padding where the rows run out, so that every rank has as many batches.
+
+        Args:
+            index: Which batch of this rank.
+        """
+        first = (index * self.rank.world_size + self.rank.index) * self.batch_size
+        rows = self._rows[first : first + self.batch_size]
+        source = np.searchsorted(self._ends, rows, side="right")
+        counts = np.diff(self._ends, prepend=0)
+        starts = (rows - (self._ends - counts)[source]) * self.sequence_length
+        tokens = _gather(self.shards, source, starts, self.sequence_length + 1)
+        labels_left = np.array([self._num_labels(shard) for shard in self.shards])[source] - starts
+        return pack_rows(
+            tokens,
+            np.minimum(self.sequence_length, labels_left),
+            eot_id=self.eot_id,
+            byte_lengths=self.byte_lengths,
+            num_rows=self.batch_size,
+        )
+
+    def _num_labels(self, shard: TokenShards) -> int:
+        """Tokens of a stream that have a label.
+
+        A stream is a ring, and its first token opens a document: it is the end of the last one.
+        """
+        return shard.num_tokens if self.eot_id is not None else max(0, shard.num_tokens - 1)
+
+
+class ValidationLoader:
+    """Batches of `ValidationRows`, from the first at every pass.
+
+    Args:
+        rows: Makes a batch.
+        num_workers: As in `StepLoader`.
+    """
+
+    def __init__(self, rows: ValidationRows, num_workers: int = 0):
+        self.rows = rows
+        self.num_workers = num_workers
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[TokenBatch]:
+        yield from _ahead(self.rows, iter(range(len(self.rows))), self.num_workers)
+
+
+def _ahead(rows: Any, indices: Iterator[int], num_workers: int) -> Iterator[Any]:
+    """The items at these indices, in order, made by worker processes when there are any."""
+    if num_workers == 0:
+        yield from map(rows.__getitem__, indices)
+        return
+    generator = torch.Generator()
+    generator.manual_seed(0)  # its own, so that starting workers leaves the global random state alone
+    yield from DataLoader(
+        rows,
+        batch_size=None,
+        sampler=_Indices(indices),
+        num_workers=num_workers,
+        collate_fn=_unchanged,
+        generator=generator,
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+class _Indices(torch.utils.data.Sampler[int]):
+    def __init__(self, indices: Iterator[int]):
+        self.indices = indices
+
+    def __iter__(self) -> Iterator[int]:
+        return self.indices
+
+
+def _unchanged(item: Any) -> Any:
+    return item
+
+
+def _gather(shards: list[TokenShards], source: np.ndarray, starts: np.ndarray, length: int) -> TokenRows:
+    if len(shards) == 1 or len(np.unique(source)) == 1:
+        return shards[int(source[0]) if len(source) else 0].gather(starts, length)
+    parts = TokenRows(*(np.empty((len(source), length), dtype=np.int64) for _ in TokenRows._fields))
+    for index in np.unique(source):
+        own = source == index
+        for part, values in zip(parts, shards[index].gather(starts[own], length), strict=True):
+            part[own] = values
+    return parts

@@ -1,0 +1,154 @@
+"""Random access to the tokens of one source, chunk by chunk through memory maps."""
+
+import os
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Int64, Integer
+
+from lmstack.data.remote import local_copy
+from lmstack.data.shard_format import INDEX_FILE, header_bytes, read_index
+
+_MAX_OPEN_CHUNKS = 256
+"""Each open map holds a file descriptor; 1024 is a usual limit."""
+
+
+class TokenRows(NamedTuple):
+    """Stretches of a token stream.
+
+    Attributes:
+        tokens: The tokens.
+        document_ids: Which document of its row a token belongs to, counted from 0.
+        position_ids: Where a token stands in its document, counted from 0 at the document's start or the row's.
+    """
+
+    tokens: Int64[np.ndarray, "N T"]
+    document_ids: Int64[np.ndarray, "N T"]
+    position_ids: Int64[np.ndarray, "N T"]
+
+
+class TokenShards:
+    """The token stream of a folder of litdata chunks: its documents one after another.
+
+    Documents are told apart by the offsets in the chunks' headers, never by token ids.
+
+    Args:
+        folder: The folder, or its URL (`s3://`, `gs://`, ...): chunks are then fetched when they are first read.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = str(folder)
+        index_file = local_copy(self.folder, INDEX_FILE)
+        self.chunks, self.dtype = read_index(index_file)
+        self._starts = np.cumsum([0, *(chunk.num_tokens for chunk in self.chunks)], dtype=np.int64)
+        self._first_documents = np.cumsum([0, *(chunk.num_documents for chunk in self.chunks)], dtype=np.int64)
+        self._open: OrderedDict[int, tuple[np.ndarray, np.ndarray]] = OrderedDict()
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens in the stream."""
+        return int(self._starts[-1])
+
+    @property
+    def num_documents(self) -> int:
+        """Documents in the stream."""
+        return int(self._first_documents[-1])
+
+    def check_files(self) -> None:
+        """Check that every chunk file of a local folder is there and has its size, without reading them.
+
+        Raises:
+            ValueError: A file is missing, unreadable or cut; it is named.
+        """
+        for info in self.chunks:
+            file = Path(self.folder, info.filename)
+            size = os.path.getsize(file) if os.access(file, os.R_OK) else None
+            if size != info.file_size(self.dtype):
+                state = (
+                    "cannot be read"
+                    if size is None
+                    else f"is damaged: {size} bytes, expected {info.file_size(self.dtype)}"
+                )
+                raise ValueError(f"The shard {file} {state}. Build the corpus again with overwrite=true.")
+
+    def document(self, index: int) -> Integer[np.ndarray, " N"]:
+        """The tokens of one document.
+
+        Args:
+            index: Which, counted from 0.
+        """
+        if not 0 <= index < self.num_documents:
+            raise ValueError(f"There is no document {index} in {self.folder}: it holds {self.num_documents}.")
+        chunk = int(np.searchsorted(self._first_documents, index, side="right")) - 1
+        boundaries, tokens = self._chunk(chunk)
+        local = index - int(self._first_documents[chunk])
+        return tokens[self._token_index(chunk, boundaries[local]) : self._token_index(chunk, boundaries[local + 1])]
+
+    def gather(self, starts: Int64[np.ndarray, " N"], length: int) -> TokenRows:
+        """Stretches of the stream, across the borders of chunks; past its end the stream begins again.
+
+        Args:
+            starts: Index in the stream of each stretch's first token.
+            length: Tokens in a stretch.
+        """
+        tokens = np.empty((len(starts), length), dtype=np.int64)
+        opens = np.zeros((len(starts), length), dtype=bool)
+        for row, start in enumerate(starts.tolist()):
+            self._copy(start, tokens[row], opens[row])
+        return TokenRows(tokens, *_document_and_position_ids(opens))
+
+    def _copy(self, start: int, tokens: np.ndarray, opens: np.ndarray) -> None:
+        """Fill a row with tokens, and mark those that open a document."""
+        done = 0
+        while done < len(tokens):
+            position = (start + done) % self.num_tokens
+            chunk = int(np.searchsorted(self._starts, position, side="right")) - 1
+            boundaries, stored = self._chunk(chunk)
+            begin = position - int(self._starts[chunk])
+            count = min(len(tokens) - done, len(stored) - begin)
+            tokens[done : done + count] = stored[begin : begin + count]
+            origin, size = header_bytes(self.chunks[chunk].num_documents), self.dtype.itemsize
+            window = np.array([origin + begin * size, origin + (begin + count) * size], dtype=np.uint32)
+            first, last = np.searchsorted(boundaries[:-1], window)
+            opens[done + (boundaries[first:last].astype(np.int64) - origin) // size - begin] = True
+            done += count
+
+    def _token_index(self, chunk: int, offset: np.uint32) -> int:
+        return (int(offset) - header_bytes(self.chunks[chunk].num_documents)) // self.dtype.itemsize
+
+    def _chunk(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Document boundaries (bytes) and tokens of a chunk."""
+        if index in self._open:
+            self._open.move_to_end(index)
+            return self._open[index]
+        info = self.chunks[index]
+        file = local_copy(self.folder, info.filename)
+        try:
+            content = np.memmap(file, dtype=np.uint8, mode="r")
+        except (OSError, ValueError) as error:
+            raise ValueError(f"The shard {file} cannot be read: {error}. Build the corpus again.") from error
+        if len(content) != info.file_size(self.dtype):
+            raise ValueError(
+                f"The shard {file} is damaged: {len(content)} bytes, expected {info.file_size(self.dtype)}. "
+                "Build the corpus again with overwrite=true."
+            )
+        origin = header_bytes(info.num_documents)
+        self._open[index] = content[4:origin].view(np.uint32), content[origin:].view(self.dtype)
+        if len(self._open) > _MAX_OPEN_CHUNKS:
+            self._open.popitem(last=False)
+        return self._open[index]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_open": OrderedDict()}
+
+
+def _document_and_position_ids(
+    opens: Bool[np.ndarray, "N T"],
+) -> tuple[Int64[np.ndarray, "N T"], Int64[np.ndarray, "N T"]]:
+    """Document and position of every token in its row, from the marks of tokens that open a document."""
+    opens[:, 0] = True
+    columns = np.arange(opens.shape[1])
+    position_ids = columns - np.maximum.accumulate(np.where(opens, columns, 0), axis=1)
+    return np.cumsum(opens, axis=1) - 1, position_ids
