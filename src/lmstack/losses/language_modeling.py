@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from lmstack.losses.output_head import ChunkedHead, HeadGradients, HeadOptions, compute_dtype
+from lmstack.losses.output_head import Chunk, ChunkedHead, HeadGradients, HeadOptions, compute_dtype
 from lmstack.losses.reduction import count_supervised, is_supervised
 
 
@@ -60,7 +60,7 @@ def chunked_cross_entropy_sum(
     flat = hidden.reshape(-1, hidden.shape[-1])
     options = _head_options(flat, chunk_size, logit_scale, logit_softcap, 1.0)
     flat_labels = labels.reshape(-1)
-    cross_entropy, z_loss = _CrossEntropySum.apply(
+    cross_entropy, z_loss = _CrossEntropySum.apply(  # type: ignore[no-untyped-call]
         flat, head_weight, head_bias, flat_labels, options, z_loss_coef, torch.is_grad_enabled()
     )
     return LossSums(cross_entropy, z_loss, count_supervised(flat_labels))
@@ -99,7 +99,9 @@ def token_log_probs(
         raise ValueError(f"temperature={temperature}: must be above 0. The limit of 0 has no log-probabilities.")
     flat = hidden.reshape(-1, hidden.shape[-1])
     options = _head_options(flat, chunk_size, logit_scale, logit_softcap, temperature)
-    out: Tensor = _TokenLogProbs.apply(flat, head_weight, head_bias, labels.reshape(-1), options)
+    out: Tensor = _TokenLogProbs.apply(  # type: ignore[no-untyped-call]
+        flat, head_weight, head_bias, labels.reshape(-1), options
+    )
     return out.reshape(labels.shape)
 
 
@@ -111,17 +113,9 @@ def _head_options(
     return HeadOptions(chunk_size, logit_scale, logit_softcap, temperature, compute_dtype(hidden))
 
 
-def _cross_entropy_gradients(
-    head: ChunkedHead, needs: tuple[bool, bool, bool], ce_scale: Tensor, z_scale: Tensor, z_loss_coef: float
-) -> HeadGradients:
-    gradients = HeadGradients(head, needs)
-    for chunk in head.chunks():
-        softmax_coef = ce_scale + z_scale * 2.0 * z_loss_coef * chunk.logsumexp
-        chunk.backward(gradients, softmax_coef, ce_scale.expand_as(softmax_coef))
-    return gradients
-
-
 class _CrossEntropySum(torch.autograd.Function):
+    """The two sums; their gradients are computed with them, for an upstream gradient of one."""
+
     @staticmethod
     def forward(
         ctx: Any,
@@ -133,22 +127,18 @@ class _CrossEntropySum(torch.autograd.Function):
         z_loss_coef: float,
         is_grad_enabled: bool,
     ) -> tuple[Tensor, Tensor]:
+        ctx.needs = tuple(is_grad_enabled and needed for needed in ctx.needs_input_grad[:3])
         with torch.autocast(hidden.device.type, enabled=False):
             head = ChunkedHead(hidden, weight, bias, labels, is_supervised(labels), options)
-            ctx.needs = tuple(is_grad_enabled and needed for needed in ctx.needs_input_grad[:3])
-            gradients = HeadGradients(head, ctx.needs)
+            gradients = head.zero_gradients(ctx.needs)
             cross_entropy = hidden.new_zeros((), dtype=head.loss_dtype)
             z_loss = torch.zeros_like(cross_entropy)
             for chunk in head.chunks():
-                cross_entropy -= chunk.token_log_probs.masked_fill(~chunk.counts, 0.0).sum()
-                softmax_coef = None
+                cross_entropy -= chunk.token_log_probs.sum()
                 if z_loss_coef:
-                    logsumexp = chunk.logsumexp.masked_fill(~chunk.counts, 0.0)
-                    z_loss += z_loss_coef * logsumexp.square().sum()
-                    softmax_coef = 1.0 + 2.0 * z_loss_coef * logsumexp
+                    z_loss += z_loss_coef * chunk.logsumexp().square().sum()
                 if any(ctx.needs):
-                    ones = None if softmax_coef is None else torch.ones_like(softmax_coef)
-                    chunk.backward(gradients, softmax_coef, ones)
+                    _add_gradients(chunk, gradients, z_loss_coef)
         ctx.save_for_backward(hidden, weight, bias, labels)
         ctx.gradients, ctx.options, ctx.z_loss_coef = gradients, options, z_loss_coef
         ctx.set_materialize_grads(False)
@@ -156,26 +146,54 @@ class _CrossEntropySum(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, ce_scale: Tensor | None, z_scale: Tensor | None) -> tuple[Tensor | None, ...]:
-        """Scale the gradients of the forward pass, or compute them again where they are used up or do not fit."""
+    def backward(ctx: Any, ce_grad: Tensor | None, z_grad: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Scale the gradients of the forward pass; compute them again where they do not fit or are used up."""
         hidden, weight, bias, labels = ctx.saved_tensors
+        likes = (hidden, weight, bias)
+        gradients, ctx.gradients = ctx.gradients, None
+        # `cross_entropy + z_loss` hands the very same tensor to both: known without waiting for the device's numbers.
+        is_one_factor = ce_grad is not None and (z_grad is ce_grad or not ctx.z_loss_coef)
+        if gradients is not None and is_one_factor:
+            return *_finished(gradients, likes, ce_grad), None, None, None, None
         with torch.autocast(hidden.device.type, enabled=False):
-            gradients, ctx.gradients = ctx.gradients, None
-            # `cross_entropy + z_loss` hands the very same tensor to both, which tells without waiting for the device.
-            fits = gradients is not None and ce_scale is not None and (z_scale is ce_scale or not ctx.z_loss_coef)
-            if fits:
-                for gradient in (gradients.hidden, gradients.weight, gradients.bias):
-                    if gradient is not None:
-                        gradient.mul_(ce_scale)
-            else:
-                head = ChunkedHead(hidden, weight, bias, labels, is_supervised(labels), ctx.options)
-                zero = hidden.new_zeros((), dtype=head.loss_dtype)
-                scales = (zero if scale is None else scale for scale in (ce_scale, z_scale))
-                gradients = _cross_entropy_gradients(head, ctx.needs, *scales, ctx.z_loss_coef)
-            return *_cast_gradients(gradients, hidden, weight, bias), None, None, None, None
+            head = ChunkedHead(hidden, weight, bias, labels, is_supervised(labels), ctx.options)
+            zero = hidden.new_zeros((), dtype=head.loss_dtype)
+            gradients = head.zero_gradients(ctx.needs)
+            for chunk in head.chunks():
+                _add_weighted_gradients(
+                    chunk,
+                    gradients,
+                    ctx.z_loss_coef,
+                    ce_grad=zero if ce_grad is None else ce_grad,
+                    z_grad=zero if z_grad is None else z_grad,
+                )
+        return *_finished(gradients, likes), None, None, None, None
+
+
+def _add_gradients(chunk: Chunk, gradients: HeadGradients, z_loss_coef: float) -> None:
+    """Add the gradient of cross-entropy + z-loss."""
+    if z_loss_coef:
+        one = torch.ones_like(chunk.token_log_probs[:1]).squeeze(0)
+        _add_weighted_gradients(chunk, gradients, z_loss_coef, ce_grad=one, z_grad=one)
+    else:
+        chunk.backward(gradients)
+
+
+def _add_weighted_gradients(
+    chunk: Chunk, gradients: HeadGradients, z_loss_coef: float, *, ce_grad: Tensor, z_grad: Tensor
+) -> None:
+    """Add the gradient of ce_grad * cross-entropy + z_grad * z-loss."""
+    softmax_coef = ce_grad + z_grad * 2.0 * z_loss_coef * chunk.logsumexp()
+    chunk.backward(
+        gradients,
+        label_coef=torch.where(chunk.counts, ce_grad, 0.0),
+        softmax_coef=softmax_coef.masked_fill(~chunk.counts, 0.0),
+    )
 
 
 class _TokenLogProbs(torch.autograd.Function):
+    """Log-probabilities; the backward pass computes the logits again, as each token has its own upstream gradient."""
+
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, options: HeadOptions
@@ -184,7 +202,7 @@ class _TokenLogProbs(torch.autograd.Function):
             head = ChunkedHead(hidden, weight, bias, labels, is_supervised(labels), options)
             log_probs = hidden.new_zeros(len(labels), dtype=head.loss_dtype)
             for chunk in head.chunks():
-                log_probs[chunk.rows] = chunk.token_log_probs.masked_fill(~chunk.counts, 0.0)
+                log_probs[chunk.rows] = chunk.token_log_probs
         ctx.save_for_backward(hidden, weight, bias, labels)
         ctx.options = options
         return log_probs
@@ -192,21 +210,26 @@ class _TokenLogProbs(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradient of Σ grad_n log p_n: minus the cross-entropy's, weighted by row."""
+        """Minus the gradient of the cross-entropy, weighted by token."""
         hidden, weight, bias, labels = ctx.saved_tensors
         with torch.autocast(hidden.device.type, enabled=False):
             head = ChunkedHead(hidden, weight, bias, labels, is_supervised(labels), ctx.options)
-            gradients = HeadGradients(head, ctx.needs_input_grad[:3])
+            gradients = head.zero_gradients(ctx.needs_input_grad[:3])
             for chunk in head.chunks():
-                coef = -grad[chunk.rows].masked_fill(~chunk.counts, 0.0)
-                chunk.backward(gradients, coef, coef)
-            return *_cast_gradients(gradients, hidden, weight, bias), None, None
+                chunk.backward(gradients, label_coef=-grad[chunk.rows].masked_fill(~chunk.counts, 0.0))
+        return *_finished(gradients, (hidden, weight, bias)), None, None
 
 
-def _cast_gradients(
-    gradients: HeadGradients, hidden: Tensor, weight: Tensor, bias: Tensor | None
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    def cast(gradient: Tensor | None, like: Tensor | None) -> Tensor | None:
-        return None if gradient is None or like is None else gradient.to(like.dtype)
+def _finished(
+    gradients: HeadGradients, likes: tuple[Tensor, Tensor, Tensor | None], factor: Tensor | None = None
+) -> tuple[Tensor | None, ...]:
+    """Gradients times `factor` in the dtypes of what they belong to; rounds once, after multiplying."""
 
-    return cast(gradients.hidden, hidden), cast(gradients.weight, weight), cast(gradients.bias, bias)
+    def finish(gradient: Tensor | None, like: Tensor | None) -> Tensor | None:
+        if gradient is None or like is None:
+            return None
+        if factor is not None:
+            gradient = gradient.to(torch.promote_types(gradient.dtype, like.dtype)).mul_(factor)
+        return gradient.to(like.dtype)
+
+    return tuple(map(finish, (gradients.hidden, gradients.weight, gradients.bias), likes))
