@@ -10,16 +10,31 @@ _hidden: set[str] = set()
 _distribution = importlib.metadata.distribution
 
 
-def hide_package(name: str) -> None:
-    """Let an installed package look as if it were not installed, unless it has been imported already.
+def hide_package(name: str) -> bool:
+    """Let an installed package look as if it were not installed.
 
     Args:
         name: Name of the package and of its distribution.
+
+    Returns:
+        Whether it is hidden; not when it has been imported already.
     """
-    if name not in sys.modules:
-        sys.modules[name] = None  # type: ignore[assignment]  # `import name` raises ModuleNotFoundError
-        _hidden.add(name)
-        importlib.metadata.distribution = _visible_distribution
+    if name in sys.modules:
+        return False
+    sys.modules[name] = None  # type: ignore[assignment]  # `import name` raises ModuleNotFoundError
+    _hidden.add(name)
+    importlib.metadata.distribution = _visible_distribution
+    return True
+
+
+def show_package(name: str) -> None:
+    """Undo `hide_package`.
+
+    Args:
+        name: As given there.
+    """
+    _hidden.discard(name)
+    del sys.modules[name]
 
 
 def _visible_distribution(distribution_name: str, *args: Any) -> importlib.metadata.Distribution:

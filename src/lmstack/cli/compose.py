@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 import lmstack
 from lmstack.cli.args import Arguments
 from lmstack.cli.failures import ConfigError
+from lmstack.cli.kinds import KindAwareLoader
 from lmstack.cli.overrides import hydra_overrides
 from lmstack.cli.ownership import refuse_two_owners
 from lmstack.cli.resolvers import register_resolvers
@@ -63,7 +64,7 @@ def compose(arguments: Arguments) -> Composition:
     root, name = locate(arguments.config)
     register_resolvers()
     with explained(arguments.config or ""), search_path(root) as hydra:
-        config = hydra_compose(name, hydra_overrides(arguments.overrides, hydra, name, _is_union))
+        config = hydra_compose(name, hydra_overrides(arguments.overrides, hydra, name))
         raw = OmegaConf.to_container(config, resolve=False)
         assert isinstance(raw, dict)
         refuse_unknown_top_level(raw, arguments)
@@ -122,7 +123,9 @@ def search_path(root: Path) -> Iterator[Hydra]:
     if packaged_conf() != root:
         path.prepend("lmstack", f"file://{packaged_conf()}", anchor="schema")
     try:
-        yield Hydra.create_main_hydra2(task_name="lmstack", config_search_path=path)
+        hydra = Hydra(task_name="lmstack", config_loader=KindAwareLoader(path))
+        GlobalHydra.instance().initialize(hydra)
+        yield hydra
     finally:
         GlobalHydra.instance().clear()
 
@@ -185,11 +188,3 @@ def refuse_unknown_top_level(config: dict[Any, Any], arguments: Arguments) -> No
         near = difflib.get_close_matches(str(key), TOP_LEVEL, 1)
         hint = f"Did you mean {near[0]}{name[len(str(key)) :]}?" if near else f"Keys: {', '.join(TOP_LEVEL)}."
         raise ConfigError(f"{name}: no such key (value {given!r}). {hint}")
-
-
-def _is_union(tree: dict[str, Any], path: str) -> bool:
-    from lmstack.cli.signatures import is_union  # imports the stage's classes, hence torch: only where it matters
-
-    return is_union(tree, path)
-
-

@@ -2,49 +2,38 @@
 
 Three things are added to Hydra's own grammar. A value may set a key that no file lists, since signatures, not files,
 say which keys exist (`++key=value`). A path steps through class nodes: `callbacks.samples.every_n_steps` reaches
-`callbacks.samples.init_args.every_n_steps`. A change of `kind` or `class_path` starts its node afresh, since the
-file's other keys belong to the kind that left.
+`callbacks.samples.init_args.every_n_steps` where a file spells it so. And a change of `kind` starts its node afresh.
 """
 
 import json
-import sys
-from collections.abc import Callable
 from typing import Any
 
 from hydra import compose
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override as HydraOverride
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from lmstack.cli.args import Override
+from lmstack.cli.kinds import KIND_KEYS, start_afresh
 
-KIND_KEYS = ("kind", "class_path")
 
-
-def hydra_overrides(
-    overrides: list[Override], hydra: Any, config_name: str, is_union: Callable[[dict[str, Any], str], bool]
-) -> list[str]:
+def hydra_overrides(overrides: list[Override], hydra: Any, config_name: str) -> list[str]:
     """The overrides of one run, as Hydra takes them.
 
     Args:
         overrides: As typed.
         hydra: The Hydra object of the search path.
         config_name: The composed file.
-        is_union: Whether the key of the config is a choice between kinds, each with keys of its own.
     """
     groups, values = split_overrides(overrides, hydra, config_name)
-    tree = OmegaConf.to_container(compose(config_name, groups), resolve=False)
-    assert isinstance(tree, dict)
-    paths = {override.text: _node_path(tree, override.key) for override in values}
-    fresh: dict[str, str] = {}
-    for override in values:
-        for node, kind, dropped in _changed_kinds(tree, paths[override.text], override, hydra):
-            if dropped and (kind_key(override) == "class_path" or is_union(tree, node)):
-                fresh[node] = f"~{node}"
-                print(f"lmstack: {node} is now {kind}: the file's {', '.join(dropped)} dropped", file=sys.stderr)
-    return [*groups, *fresh.values(), *(_spelled(o, paths[o.text], hydra) for o in values)]
+    if not values:
+        return groups
+    base = compose(config_name, groups)
+    tree = OmegaConf.to_container(base, resolve=False)
+    paths = [_through_class_nodes(tree, override.key) for override in values]
+    spelled = [_spelled(override, path, hydra) for override, path in zip(values, paths, strict=True)]
+    return [*groups, *_deletions(base, tree, values, paths, spelled, hydra), *spelled]
 
 
 def sweep_overrides(overrides: list[Override], hydra: Any, config_name: str) -> list[str]:
@@ -56,7 +45,7 @@ def sweep_overrides(overrides: list[Override], hydra: Any, config_name: str) -> 
         config_name: The composed file.
     """
     groups, values = split_overrides(overrides, hydra, config_name)
-    return [*groups, *(_spelled(o, o.key, hydra) for o in values)]
+    return [*groups, *(_spelled(override, override.key, hydra) for override in values)]
 
 
 def split_overrides(overrides: list[Override], hydra: Any, config_name: str) -> tuple[list[str], list[Override]]:
@@ -80,11 +69,6 @@ def split_overrides(overrides: list[Override], hydra: Any, config_name: str) -> 
     return groups, values
 
 
-def kind_key(override: Override) -> str:
-    """The last part of the key."""
-    return override.key.rpartition(".")[2]
-
-
 def _spelled(override: Override, path: str, hydra: Any) -> str:
     if override.deletes:
         return f"~{path}"
@@ -92,17 +76,17 @@ def _spelled(override: Override, path: str, hydra: Any) -> str:
     if not override.is_option:
         return text
     try:  # `--key 'any text'` need not know Hydra's quoting
-        _parse(text, hydra)
+        _value(text, hydra)
     except HydraException:
         return f"++{path}={json.dumps(override.value)}"
     return text
 
 
-def _parse(text: str, hydra: Any) -> HydraOverride:
-    return OverridesParser.create(config_loader=hydra.config_loader).parse_overrides([text])[0]
+def _value(text: str, hydra: Any) -> Any:
+    return OverridesParser.create(config_loader=hydra.config_loader).parse_overrides([text])[0].value()
 
 
-def _node_path(tree: Any, key: str) -> str:
+def _through_class_nodes(tree: Any, key: str) -> str:
     path: list[str] = []
     node = tree
     for part in key.split("."):
@@ -114,23 +98,33 @@ def _node_path(tree: Any, key: str) -> str:
     return ".".join(path)
 
 
-def _changed_kinds(tree: Any, path: str, override: Override, hydra: Any) -> list[tuple[str, str, list[str]]]:
-    """(node, its new kind, keys of the file that go) for an override of `node.kind` or of a whole `node={kind: ..}`."""
-    if override.deletes or override.value is None:
+def _deletions(
+    base: DictConfig, tree: Any, values: list[Override], paths: list[str], spelled: list[str], hydra: Any
+) -> list[str]:
+    """`~node.key` for what belongs to kinds that the values replace."""
+    changes: dict[str, Any] = {}
+    for override, path, text in zip(values, paths, spelled, strict=True):
+        names_kind = path.rpartition(".")[2] in KIND_KEYS
+        if not override.deletes and (names_kind or (override.value or "").lstrip().startswith("{")):
+            _set(changes, path, _value(text, hydra))
+    if not changes:
         return []
-    node, _, last = path.rpartition(".")
-    given: Any = override.value
-    if last not in KIND_KEYS:
-        node, given = path, _parse(f"++{path}={override.value}", hydra).value()
-        last = next((key for key in KIND_KEYS if isinstance(given, dict) and key in given), "")
-        given = given.get(last) if last else None
-    old = _at(tree, node)
-    if not last or not isinstance(old, dict) or last not in old or str(old[last]) == str(given).strip("'\""):
-        return []
-    return [(node, str(given), sorted(set(old) - {last}))]
+    start_afresh(base, changes)
+    return [f"~{path}" for path in _gone(tree, OmegaConf.to_container(base, resolve=False))]
 
 
-def _at(tree: Any, path: str) -> Any:
-    for part in path.split("."):
-        tree = tree.get(part) if isinstance(tree, dict) else None
-    return tree
+def _set(tree: dict[str, Any], path: str, value: Any) -> None:
+    *parents, last = path.split(".")
+    for part in parents:
+        tree = tree.setdefault(part, {})
+    tree[last] = value
+
+
+def _gone(before: Any, after: Any, path: str = "") -> list[str]:
+    if not isinstance(before, dict) or not isinstance(after, dict):
+        return []
+    gone = []
+    for name, value in before.items():
+        where = f"{path}.{name}" if path else str(name)
+        gone += _gone(value, after[name], where) if name in after else [where]
+    return gone

@@ -4,7 +4,7 @@ from typing import Any
 
 from lmstack.cli.failures import ConfigError
 
-_ELSEWHERE = {
+OWNED_ELSEWHERE = {
     "accumulate_grad_batches": (
         "one batch of the loader is one optimizer step. Set data.global_batch_size and data.micro_batch_size; their "
         "ratio is the accumulation"
@@ -27,8 +27,11 @@ def refuse_two_owners(config: dict[str, Any]) -> None:
     Raises:
         ConfigError: Naming both places.
     """
+    for key in ("model", "data", "trainer", "callbacks", "logger", "vars"):
+        if not isinstance(config.get(key, {}), dict | None):
+            raise ConfigError(f"{key}: expected a mapping or a file of conf/{key}, got {config[key]!r}")
     trainer = config.get("trainer") or {}
-    for key, owner in _ELSEWHERE.items():
+    for key, owner in OWNED_ELSEWHERE.items():
         if trainer.get(key) is not None:
             raise ConfigError(f"trainer.{key}={trainer[key]!r}: {owner}, and drop trainer.{key}.")
     if given_max_steps(config) is not None and given_max_tokens(config) is not None:

@@ -63,7 +63,9 @@ def signature_of(function: Callable[..., Any]) -> Signature:
             if parameter.kind is parameter.VAR_KEYWORD:
                 is_open = True
             elif name != "self" and parameter.kind is not parameter.VAR_POSITIONAL:
-                parameters.setdefault(name, Parameter(hints.get(name, Any), parameter.default, texts.get(name, "")))
+                inherited = owner is not owners[0] and parameter.default is REQUIRED  # the first may well give it
+                default = None if inherited else parameter.default
+                parameters.setdefault(name, Parameter(hints.get(name, Any), default, texts.get(name, "")))
         if not is_open:  # keywords passed on reach the next class's __init__
             break
     return Signature(parameters, is_open)

@@ -172,6 +172,9 @@ class RunCLI(LightningCLI):
             plugins = [*(plugins if isinstance(plugins, list) else [plugins]), checkpointing.FolderCheckpointIO()]
         given = {**given, "plugins": plugins or None}
         if self.command == "fit":
+            from lmstack.cli.announce import Announce
+
+            callbacks.insert(0, Announce(self.composition.values))
             parsed: Namespace = self.config[self.command]
             callbacks.append(SaveConfig(saved_config(self.composition, self._parser(self.command), parsed)))
         return pl.Trainer(**{**given, "callbacks": callbacks, **kwargs})

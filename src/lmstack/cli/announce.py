@@ -1,0 +1,53 @@
+"""What a run is about to do, printed before step 0."""
+
+from typing import Any
+
+import lightning as L
+from rich.console import Console
+
+from lmstack.models.transformer import Transformer
+from lmstack.planning import describe_run, measure_speed, plan_run
+
+
+class Announce(L.Callback):
+    """Prints parameters, tokens, FLOPs, memory and time, unless the run goes on from a checkpoint.
+
+    Args:
+        config: The composed config.
+    """
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self.config = config
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Print.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The stage; one without a transformer has no plan.
+        """
+        transformer, data = getattr(pl_module, "transformer", None), getattr(trainer, "datamodule", None)
+        if not trainer.is_global_zero or trainer.global_step > 0 or not isinstance(transformer, Transformer):
+            return
+        tokens_at_step = getattr(data, "tokens_at_step", None)
+        if tokens_at_step is None:
+            return
+        num_steps = int(trainer.estimated_stepping_batches)
+        model = self.config["model"]
+        shape = {
+            "sequence_length": data.sequence_length,
+            "micro_batch_size": data.micro_batch_size,
+            "precision": str(trainer.precision),
+        }
+        plan = plan_run(
+            transformer.config,
+            num_steps=num_steps,
+            num_tokens=tokens_at_step(num_steps),
+            global_batch_size=data.global_batch_size,
+            world_size=trainer.world_size,
+            optimizer=model["optimizer"]["kind"],
+            activation_checkpointing=bool(model.get("activation_checkpointing")),
+            speed=measure_speed(transformer.config, device=trainer.strategy.root_device, **shape),
+            **shape,
+        )
+        Console(highlight=False).print(describe_run(plan, f"{trainer.default_root_dir}"), "")

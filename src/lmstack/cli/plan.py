@@ -1,0 +1,107 @@
+"""`lmstack plan`: what a config will cost, before anything is built or downloaded."""
+
+from typing import Any
+
+from lmstack.cli.args import Arguments, parse_arguments
+from lmstack.cli.failures import ConfigError
+
+HELP = """\
+usage: lmstack plan --config conf/<name>.yaml [key=value ...] [--flops-per-second 4e14] [--devices 8]
+
+Prints parameters, tokens, FLOPs, memory and time of a run. The speed is measured here, on a slice of the model, unless
+it is given: floating-point operations a second that one device reaches in training (not its peak).
+"""
+
+
+def main(argv: list[str]) -> int:
+    """Print a plan.
+
+    Args:
+        argv: What follows `lmstack plan`.
+
+    Returns:
+        The exit status.
+    """
+    arguments = parse_arguments(argv)
+    if arguments.wants_help:
+        print(HELP, end="")
+        return 0
+    given_speed = _taken(arguments, "flops-per-second")
+    devices = _taken(arguments, "devices")
+    from lmstack.cli.compose import compose
+    from lmstack.cli.lean_imports import import_lightning
+
+    config = compose(arguments).values
+    import_lightning(config)
+    from rich.console import Console
+
+    from lmstack.planning import Speed, describe_run
+
+    speed = None if given_speed is None else Speed(given_speed, "given")
+    plan = config_plan(config, world_size=None if devices is None else int(devices), speed=speed)
+    Console(highlight=False).print(describe_run(plan, arguments.config or ""))
+    return 0
+
+
+def config_plan(config: dict[str, Any], *, world_size: int | None, speed: Any) -> Any:
+    """The plan of a composed config.
+
+    Args:
+        config: The composed config.
+        world_size: Devices; None takes them from the config.
+        speed: A `Speed`; None measures it here.
+
+    Raises:
+        ConfigError: The config is wrong, or is of a stage that trains no transformer.
+    """
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    from lmstack.cli.explain import condensed, mistakes
+    from lmstack.cli.ownership import given_max_steps, refuse_no_length
+    from lmstack.cli.stage_table import load_stage
+    from lmstack.models.config import TransformerConfig
+    from lmstack.planning import measure_speed, plan_run
+
+    refuse_no_length(config)
+    if wrong := mistakes(config):
+        raise ConfigError("\n".join(wrong))
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(load_stage(config["stage"]).data, "data")
+    try:
+        data = parser.instantiate_classes(parser.parse_object({"data": config["data"]})).data
+    except ArgumentError as error:
+        raise ConfigError(condensed(str(error))) from error
+    transformer = TransformerConfig.from_dict(config["model"]["transformer"])
+    trainer = config["trainer"]
+    steps = given_max_steps(config) or data.steps_for_tokens(data.max_tokens)
+    precision = str(trainer.get("precision") or "32-true")
+    shape = {"micro_batch_size": data.micro_batch_size, "sequence_length": data.sequence_length, "precision": precision}
+    return plan_run(
+        transformer,
+        num_steps=steps,
+        num_tokens=data.tokens_at_step(steps),
+        global_batch_size=data.global_batch_size,
+        world_size=world_size or _devices(trainer),
+        optimizer=config["model"]["optimizer"]["kind"],
+        activation_checkpointing=bool(config["model"].get("activation_checkpointing")),
+        speed=speed or measure_speed(transformer, **shape),
+        **shape,
+    )
+
+
+def _devices(trainer: dict[str, Any]) -> int:
+    devices = trainer.get("devices")
+    count = devices if isinstance(devices, int) and devices > 0 else len(devices) if isinstance(devices, list) else 1
+    return count * int(trainer.get("num_nodes") or 1)
+
+
+def _taken(arguments: Arguments, name: str) -> float | None:
+    """The value of an option of this command, removed from the overrides."""
+    for override in arguments.overrides:
+        if override.is_option and override.key == name:
+            arguments.overrides.remove(override)
+            try:
+                return float(override.value or "")
+            except ValueError as error:
+                raise ConfigError(f"--{name}: expected a number, got {override.value!r}") from error
+    return None
