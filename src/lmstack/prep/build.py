@@ -92,8 +92,7 @@ def build_corpus(
 
     Raises:
         ValueError: An input is missing, unreadable or without documents, one side of the split is empty, a document is
-            on both sides, or `output` holds something else.
-        OSError: The disk is full.
+            on both sides, `output` holds something else, or the disk is full.
     """
     output = Path(output)
     if validation_fraction is None:
@@ -263,6 +262,8 @@ def _run_pool(settings: Settings, todo: Sequence[Partition], workers: int, advan
     try:
         for future in as_completed([pool.submit(build_partition, settings, partition) for partition in todo]):
             advance(future.result())
+    except ValueError as error:
+        raise ValueError(str(error)) from error  # without the traceback of the worker
     except BrokenProcessPool:
         raise ValueError(
             "A worker process died, most likely for lack of memory. Run the same command again with fewer workers "
@@ -341,8 +342,8 @@ def _refuse_empty_side(manifest: Manifest, plan: _Plan) -> None:
     if "train" in empty or (empty and wants_validation):
         documents = sum(manifest.total(split).documents for split in SPLITS)
         raise ValueError(
-            f"The {empty[0]} side is empty: validation_fraction={manifest.validation_fraction} of {documents} documents "
-            f"with seed={manifest.seed}. Change the fraction or the seed, cut the text into more documents with "
+            f"The {empty[0]} side is empty: validation_fraction={manifest.validation_fraction} of {documents} "
+            f"documents with seed={manifest.seed}. Change the fraction or the seed, cut the text into more documents with "
             "`separator`, or name validation_sources."
         )
 
@@ -354,7 +355,6 @@ def _disk_full_explained(output: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise OSError(
-            error.errno,
-            f"No space left for {output}. Free some and run the same command again: finished partitions are kept",
-        ) from None
+        raise ValueError(
+            f"The disk of {output} is full. Free some space and run the same command again: what is finished is kept."
+        ) from error

@@ -22,7 +22,7 @@ _LEFT_OUT_PREFIXES = ("config-", "_sysconfigdata")
 _GENERATED_TABLES = ("encodings/", "lib2to3/pgen2/", "html/entities.py", "stringprep.py", "ctypes/macholib/")
 _KEPT_ENCODINGS = ("encodings/__init__.py", "encodings/aliases.py", "encodings/idna.py", "encodings/punycode.py")
 
-_SAME_GROUP = {"sre_compile": "re", "sre_constants": "re", "sre_parse": "re"}
+_SAME_GROUP = {"sre_compile": "re", "sre_constants": "re", "sre_parse": "re", "cProfile": "profile"}
 _SMALLEST_TEXT = 64
 """Bytes. What is smaller is a licence line or a comment, and the same in many modules."""
 
@@ -68,7 +68,7 @@ def module_group(relative: str) -> str:
     top = PurePosixPath(relative).parts[0].removesuffix(".py")
     stem = top.lstrip("_")
     if top != stem and stem.startswith("py"):
-        stem = stem.removeprefix("py")
+        stem = stem.removeprefix("py").lstrip("_")
     return _SAME_GROUP.get(stem, stem)
 
 
