@@ -25,7 +25,7 @@ class Duration:
 
     def __str__(self) -> str:
         if self.unit == "fraction":
-            return f"{(self.value * 100):f}%"
+            return f"{(Decimal(self.value) * 100).normalize():f}%"
         return f"{self.value} {self.unit}"
 
 
@@ -78,4 +78,4 @@ def to_steps(duration: int | str | Duration, total_steps: int | None, tokens_to_
         return tokens_to_steps(int(duration.value))
     if total_steps is None:
         raise ValueError(f"'{duration}' is a share of a run that has no end. Set data.max_tokens or trainer.max_steps.")
-    return int((duration.value * total_steps).to_integral_value(ROUND_HALF_UP))
+    return int((Decimal(duration.value) * total_steps).to_integral_value(ROUND_HALF_UP))

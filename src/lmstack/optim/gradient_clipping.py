@@ -1,7 +1,6 @@
 """The global gradient norm, and clipping to it, on one device or any mesh."""
 
 from collections.abc import Iterable
-from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -29,23 +28,36 @@ def clip_grad_norm(parameters: Iterable[nn.Parameter], max_norm: float) -> Float
     """
     if not max_norm > 0.0:
         raise ValueError(f"max_norm={max_norm}: must be above 0. Use infinity to measure the norm without clipping.")
-    grads = [p.grad for p in parameters if p.grad is not None]
-    if not grads:
+    clipped = [p for p in parameters if p.grad is not None]
+    if not clipped:
         return torch.zeros(())
-    total = _total_norm(grads)
-    is_finite = total.isfinite()
-    coef = torch.where(is_finite, (max_norm / (total + 1e-6)).clamp(max=1.0), torch.zeros_like(total))
-    for grad in grads:
-        local = grad.to_local() if isinstance(grad, DTensor) else grad
-        local.copy_(torch.where(is_finite, local * coef.to(local.dtype), torch.zeros_like(local)))
+    meshes = _by_mesh(clipped)
+    total = _total_norm([[p.grad for p in group if p.grad is not None] for group in meshes])
+    is_not_finite = ~total.isfinite()
+    for group in meshes:
+        torch.nn.utils.clip_grads_with_norm_(group, max_norm, total)
+        for grad in (p.grad for p in group if p.grad is not None):
+            local = grad.to_local() if isinstance(grad, DTensor) else grad
+            local.masked_fill_(is_not_finite, 0.0)
     return total
 
 
-def _total_norm(grads: list[Tensor]) -> Tensor:
-    """The norm of all gradients: norms over one mesh at a time, as torch cannot mix meshes in one operation."""
-    by_mesh: dict[object, list[Tensor]] = {}
-    for grad in grads:
-        by_mesh.setdefault(grad.device_mesh if isinstance(grad, DTensor) else None, []).append(grad)
-    norms = [torch.nn.utils.get_total_norm(group) for group in by_mesh.values()]
-    whole = [cast(Tensor, norm.full_tensor()) if isinstance(norm, DTensor) else norm for norm in norms]
-    return torch.linalg.vector_norm(torch.stack([norm.float() for norm in whole]))
+def _by_mesh(parameters: list[nn.Parameter]) -> list[list[nn.Parameter]]:
+    """Parameters whose gradients live on the same mesh: torch cannot mix meshes in one operation."""
+    groups: dict[object, list[nn.Parameter]] = {}
+    for p in parameters:
+        groups.setdefault(p.grad.device_mesh if isinstance(p.grad, DTensor) else None, []).append(p)
+    return list(groups.values())
+
+
+def _total_norm(groups: list[list[Tensor]]) -> Float[Tensor, ""]:
+    norms = []
+    for grads in groups:
+        group_norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g, dtype=_wide(g)) for g in grads]))
+        norms.append(group_norm.full_tensor() if isinstance(group_norm, DTensor) else group_norm)
+    total: Tensor = torch.linalg.vector_norm(torch.stack([norm.float() for norm in norms]))
+    return total
+
+
+def _wide(grad: Tensor) -> torch.dtype:
+    return torch.promote_types(grad.dtype, torch.float32)

@@ -37,14 +37,12 @@ class AdamWConfig:
 
 @dataclass(frozen=True)
 class MuonConfig:
-    """Muon (Jordan et al. 2024) for the matrices inside blocks, AdamW for embeddings, head, norms and biases.
+    """Muon (https://kellerjordan.github.io/posts/muon/) for matrices inside blocks, AdamW for embeddings, head, norms and biases.
 
     Attributes:
         lr: Peak learning rate of Muon.
         adamw_lr: Peak learning rate of the rest.
         momentum: Decay rate of Muon's running mean of the gradient.
-        nesterov: Look ahead by one gradient.
-        num_iterations: Newton-Schulz iterations.
         adjust_lr: How Muon's learning rate depends on a matrix' shape: `original`, sqrt(max(1, rows / columns)), or
             `match_rms_adamw`, 0.2 sqrt(max(rows, columns)), with which AdamW's learning rates carry over
             (Liu et al. 2025, arXiv:2502.16982).
@@ -57,8 +55,6 @@ class MuonConfig:
     lr: float
     adamw_lr: float
     momentum: float = 0.95
-    nesterov: bool = True
-    num_iterations: int = 5
     adjust_lr: Literal["original", "match_rms_adamw"] = "original"
     weight_decay: float = 0.1
     betas: tuple[float, float] = (0.9, 0.95)
@@ -73,8 +69,6 @@ class MuonConfig:
         _check_adamw(self.betas, self.eps, self.weight_decay)
         if not 0.0 <= self.momentum < 1.0:
             raise ValueError(f"optimizer.momentum={self.momentum}: must be in [0, 1). 0.95 is usual.")
-        if self.num_iterations < 1:
-            raise ValueError(f"optimizer.num_iterations={self.num_iterations}: must be at least 1. 5 is usual.")
 
 
 def build_optimizer(config: AdamWConfig | MuonConfig, transformer: nn.Module) -> torch.optim.Optimizer:
@@ -111,9 +105,7 @@ def build_optimizer(config: AdamWConfig | MuonConfig, transformer: nn.Module) ->
         "algorithm": "muon",
         "lr": config.lr * _muon_lr_multiplier(config, width_ratio),
         "momentum": config.momentum,
-        "nesterov": config.nesterov,
-        "num_iterations": config.num_iterations,
-        "adjust_lr": config.adjust_lr,
+        "adjust_lr_fn": config.adjust_lr,
     }
     if not any(group["name"] == HIDDEN_GROUP for group in groups):
         raise ValueError("optimizer.kind=muon: no matrix inside `blocks` is trainable. Use optimizer.kind=adamw.")

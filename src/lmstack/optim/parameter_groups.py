@@ -11,12 +11,17 @@ VECTOR_GROUP = "vectors"
 
 
 def parameter_groups(
-    module: nn.Module, *, lr: float, weight_decay: float, decay_embeddings: bool = False, hidden_lr_multiplier: float = 1.0
+    module: nn.Module,
+    *,
+    lr: float,
+    weight_decay: float,
+    decay_embeddings: bool = False,
+    hidden_lr_multiplier: float = 1.0,
 ) -> list[dict[str, Any]]:
     """Optimizer groups of the trainable parameters, in the order `hidden`, `embeddings`, `head`, `vectors`.
 
     `hidden` are the matrices inside `blocks`; `embeddings` the tables of `nn.Embedding`, a tied head included; `head`
-    every other matrix; `vectors` norms, biases and whatever else has fewer than two dimensions. Empty groups are left out.
+    every other matrix; `vectors` norms, biases and whatever else has fewer than two dimensions. None is empty.
 
     Args:
         module: Whose parameters.
@@ -26,7 +31,8 @@ def parameter_groups(
         hidden_lr_multiplier: Factor on the learning rate of `hidden`, such as muP's base width / width.
 
     Returns:
-        Dictionaries with `name`, `params`, `param_names`, `lr` and `weight_decay`. A parameter under two names is there once.
+        Dictionaries with `name`, `params`, `param_names`, `lr` and `weight_decay`. A parameter with two names is there
+        once.
     """
     members: dict[str, dict[str, nn.Parameter]] = {
         name: {} for name in (HIDDEN_GROUP, EMBEDDING_GROUP, HEAD_GROUP, VECTOR_GROUP)

@@ -2,7 +2,8 @@
 
 Step s = 0, 1, ... is the optimizer step about to be taken; w is the length of the warm-up and n of the run, in steps.
 Warm-up multiplies by (s + 1) / w: never zero, and one at s = w - 1. A decay over d steps that begins at step b has
-made the progress (s - b) / d at step s: it starts from the peak, and step b + d, the first after it, would be at the end.
+made the progress (s - b) / d at step s: step b is still at the peak, and the end would be reached at step b + d, the
+first after the decay. So no step of a run is wasted on a learning rate of zero, at either end.
 """
 
 import math
@@ -49,7 +50,7 @@ class LinearSchedule:
 
 @dataclass(frozen=True)
 class CosineSchedule:
-    """Half a cosine from the peak to the end of the run (Loshchilov and Hutter 2016, arXiv:1608.03983, without restarts).
+    """Half a cosine from the peak to the end of the run (Loshchilov and Hutter 2016, arXiv:1608.03983).
 
     Attributes:
         warmup: Length of the linear warm-up: steps, tokens or a share of the run.
@@ -185,6 +186,6 @@ def _progress(step: int, begin: int, end: int) -> float:
 def _check_wsd(schedule: WSDSchedule, warmup: int, decay: int, total_steps: int | None) -> None:
     if total_steps is not None and warmup + decay > total_steps:
         raise ValueError(
-            f"schedule.warmup={schedule.warmup!r} ({warmup} steps) and schedule.decay={schedule.decay!r} ({decay} steps) "
-            f"do not fit into a run of {total_steps} steps. Shorten one of them, or train longer."
+            f"schedule.warmup={schedule.warmup!r} ({warmup} steps) and schedule.decay={schedule.decay!r} "
+            f"({decay} steps) do not fit into a run of {total_steps} steps. Shorten one of them, or train longer."
         )
