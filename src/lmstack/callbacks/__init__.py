@@ -6,6 +6,8 @@ from lmstack.callbacks.metrics_csv import MetricsCsv
 from lmstack.callbacks.preemption import Preemption
 from lmstack.callbacks.run_progress import RunProgress
 from lmstack.callbacks.run_recorder import RunRecorder
+from lmstack.callbacks.sample_logger import SampleLogger
+from lmstack.callbacks.supervision_audit import SupervisionAudit
 from lmstack.callbacks.throughput import Throughput
 from lmstack.callbacks.training_dynamics import TrainingDynamics
 from lmstack.callbacks.weight_average import WeightAverage
@@ -18,6 +20,8 @@ __all__ = [
     "Preemption",
     "RunProgress",
     "RunRecorder",
+    "SampleLogger",
+    "SupervisionAudit",
     "Throughput",
     "TrainingDynamics",
     "WeightAverage",

@@ -1,7 +1,7 @@
 """A config file and overrides to one plain dictionary, by Hydra's compose API. No torch here."""
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, MissingConfigException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 import lmstack
@@ -53,7 +53,7 @@ class Composition:
 
 
 def compose(arguments: Arguments) -> Composition:
-    """Compose a config and check what needs no signatures.
+    """Compose a training config and check what needs no signatures.
 
     Args:
         arguments: The command line.
@@ -61,24 +61,55 @@ def compose(arguments: Arguments) -> Composition:
     Raises:
         ConfigError: A file, group option, key or value is wrong; the message says which and what would be right.
     """
-    root, name = locate(arguments.config)
+    if arguments.config is None:
+        raise ConfigError("no config: name one with --config, such as --config conf/pretrain.yaml")
+    raw, values = compose_values(arguments, top_level=TOP_LEVEL)
+    refuse_two_owners(values)
+    return Composition(values, (raw.get("trainer") or {}).get("default_root_dir"))
+
+
+def compose_values(
+    arguments: Arguments, *, top_level: tuple[str, ...] | None = None, text_keys: Collection[str] = ()
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Compose a config, or only overrides where no file is named.
+
+    Args:
+        arguments: The command line.
+        top_level: The keys there may be at the top; None does not check.
+        text_keys: Keys whose values are text as typed, whatever Hydra's grammar or a group of that name makes of it.
+
+    Returns:
+        The values before and after interpolations were resolved.
+
+    Raises:
+        ConfigError: A file, group option, key or value is wrong.
+    """
+    if arguments.config is None:
+        root, name = (Path("conf").resolve() if Path("conf").is_dir() else packaged_conf()), None
+    else:
+        root, name = locate(arguments.config)
     register_resolvers()
-    with explained(arguments.config or ""), search_path(root) as hydra:
-        config = hydra_compose(name, hydra_overrides(arguments.overrides, hydra, name))
-        raw = OmegaConf.to_container(config, resolve=False)
-        assert isinstance(raw, dict)
-        refuse_unknown_top_level(raw, arguments)
+    with explained(arguments.config or "command line"), search_path(root) as hydra:
+        parsed = [override for override in arguments.overrides if override.key not in text_keys]
+        config = hydra_compose(name, hydra_overrides(parsed, hydra, name))
+        with open_dict(config):
+            for override in arguments.overrides:
+                if override.key in text_keys:
+                    config[override.key] = None if override.value == "null" else override.value
+        raw = _plain(OmegaConf.to_container(config, resolve=False))
+        if top_level is not None:
+            refuse_unknown_top_level(raw, top_level, arguments)
         missing = sorted(OmegaConf.missing_keys(config))
         if missing:
             raise ConfigError("\n".join(f"{key}: required, not given. Set {key}=..." for key in missing))
-        values = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(values, dict)
-    plain: dict[str, Any] = {str(key): value for key, value in values.items()}
-    refuse_two_owners(plain)
-    return Composition(plain, (raw.get("trainer") or {}).get("default_root_dir"))
+        return raw, _plain(OmegaConf.to_container(config, resolve=True))
 
 
-def locate(config: str | None) -> tuple[Path, str]:
+def _plain(container: Any) -> dict[str, Any]:
+    return {str(key): value for key, value in container.items()}
+
+
+def locate(config: str) -> tuple[Path, str | None]:
     """The folder that is searched and the name of the file in it.
 
     The folder is the nearest parent called `conf`, or else the one that holds the file.
@@ -89,8 +120,6 @@ def locate(config: str | None) -> tuple[Path, str]:
     Raises:
         ConfigError: There is no such file.
     """
-    if config is None:
-        raise ConfigError("no config: name one with --config, such as --config conf/pretrain.yaml")
     path = Path(config)
     if not path.is_file():
         packaged = packaged_conf() / path.name
@@ -170,21 +199,22 @@ def _no_such_option(error: MissingConfigException) -> str:
     )
 
 
-def refuse_unknown_top_level(config: dict[Any, Any], arguments: Arguments) -> None:
+def refuse_unknown_top_level(config: dict[str, Any], top_level: tuple[str, ...], arguments: Arguments) -> None:
     """Refuse keys that nobody reads.
 
     Args:
         config: The composed config.
+        top_level: The keys there are.
         arguments: The command line, for the words that were typed.
 
     Raises:
         ConfigError: A key at the top level is unknown.
     """
     for key, value in config.items():
-        if key in TOP_LEVEL:
+        if key in top_level:
             continue
         typed = next((o for o in arguments.overrides if o.key.partition(".")[0].partition("/")[0] == key), None)
-        name, given = (typed.key, typed.value) if typed else (str(key), value)
-        near = difflib.get_close_matches(str(key), TOP_LEVEL, 1)
-        hint = f"Did you mean {near[0]}{name[len(str(key)) :]}?" if near else f"Keys: {', '.join(TOP_LEVEL)}."
+        name, given = (typed.key, typed.value) if typed else (key, value)
+        near = difflib.get_close_matches(key, top_level, 1)
+        hint = f"Did you mean {near[0]}{name[len(key) :]}?" if near else f"Keys: {', '.join(top_level)}."
         raise ConfigError(f"{name}: no such key (value {given!r}). {hint}")

@@ -17,6 +17,7 @@ from lmstack.cli.signatures import (
     REQUIRED,
     Parameter,
     Signature,
+    joined,
     kinds,
     leaves,
     members,
@@ -57,18 +58,33 @@ def mistakes(config: dict[str, Any]) -> list[str]:
     return found
 
 
+def mistakes_in(values: dict[str, Any], signature: Signature) -> list[str]:
+    """The same for the arguments of one function.
+
+    Args:
+        values: By name.
+        signature: Of the function.
+    """
+    return list(_in_mapping(values, signature, "", list(leaves(signature.parameters, ""))))
+
+
 def _in_mapping(value: Any, signature: Signature, key: str, known: list[tuple[str, Parameter]]) -> Iterator[str]:
     if not isinstance(value, dict):
         yield f"{key}: expected a mapping, got {value!r}"
         return
+    meant: set[str] = set()
     for name, given in value.items():
+        place = joined(key, name)
         if name in signature.parameters:
-            yield from _in_value(given, signature.parameters[name].hint, f"{key}.{name}", known)
+            yield from _in_value(given, signature.parameters[name].hint, place, known)
         elif not signature.is_open:
-            yield f"{key}.{name}: no such key (value {given!r}).{_meant(f'{key}.{name}', signature, known)}"
+            nearest = _nearest(place, signature, known)
+            meant |= {nearest[0]} if nearest else set()
+            yield f"{place}: no such key (value {given!r}).{_meant(nearest, signature)}"
     for name, parameter in signature.parameters.items():
-        if parameter.default is REQUIRED and name not in value:
-            yield f"{key}.{name}: required, not given ({type_name(parameter.hint)}). Set {key}.{name}=..."
+        place = joined(key, name)
+        if parameter.default is REQUIRED and name not in value and place not in meant:
+            yield f"{place}: required, not given ({type_name(parameter.hint)}). Set {place}=..."
 
 
 def _in_value(value: Any, hint: Any, key: str, known: list[tuple[str, Parameter]]) -> Iterator[str]:
@@ -144,23 +160,22 @@ def _accepts_container(value: Any, origin: type, args: tuple[Any, ...]) -> bool:
     return True
 
 
-def _meant(key: str, signature: Signature, known: list[tuple[str, Parameter]]) -> str:
-    found = _nearest(key, signature, known)
-    if found is None:
+def _meant(nearest: tuple[str, Any] | None, signature: Signature) -> str:
+    if nearest is None:
         return f" Keys: {', '.join(signature.parameters)}." if signature.parameters else ""
-    name, hint = found
+    name, hint = nearest
     return f" Did you mean {name} ({_with_article(type_name(hint))})?"
 
 
 def _nearest(key: str, signature: Signature, known: list[tuple[str, Parameter]]) -> tuple[str, Any] | None:
     parent, _, leaf = key.rpartition(".")
-    top = key.partition(".")[0]
-    here = {name: parameter.hint for name, parameter in known if name.partition(".")[0] == top}
+    top = key.partition(".")[0] if parent else ""
+    here = {name: parameter.hint for name, parameter in known if not parent or name.partition(".")[0] == top}
     same_leaf = [name for name in here if name.rpartition(".")[2] == leaf]
     if same_leaf:  # the right word in the wrong place
         return same_leaf[0], here[same_leaf[0]]
     if near := difflib.get_close_matches(leaf, signature.parameters, 1, 0.6):
-        return f"{parent}.{near[0]}", signature.parameters[near[0]].hint
+        return joined(parent, near[0]), signature.parameters[near[0]].hint
     by_leaf = {name.rpartition(".")[2]: name for name in reversed(here)}
     if near := difflib.get_close_matches(leaf, by_leaf, 1, 0.7):
         return by_leaf[near[0]], here[by_leaf[near[0]]]

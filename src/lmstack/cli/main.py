@@ -14,9 +14,15 @@ TRAINING = {
     "test": "the same on the test data",
     "predict": "write a model's predictions",
 }
+# Tools whose command line is a function's signature; the others are modules of their name with `main(argv)`.
+FUNCTIONS: dict[str, str | dict[str, str]] = {
+    "data": {name: f"lmstack.cli.data:{name}" for name in ("build", "verify", "baselines")},
+    "tokenizer": {name: f"lmstack.cli.tokenizer:{name}" for name in ("train", "report")},
+    "generate": "lmstack.cli.generate:generate",
+}
 TOOLS = {
-    "data": "text files to token shards",
-    "tokenizer": "train, inspect and compare tokenizers",
+    "data": "text files to token shards: build | verify | baselines",
+    "tokenizer": "train | report",
     "generate": "text from a checkpoint",
     "inspect": "one batch, decoded, documents and supervised tokens marked",
     "plan": "parameters, FLOPs, memory and time of a config",
@@ -74,8 +80,11 @@ def _dispatch(command: str, argv: list[str]) -> int:
         from lmstack.cli.launch import launch
 
         return launch(command, argv)
+    if command in FUNCTIONS:
+        from lmstack.cli.tool import run_tool
+
+        return run_tool(command, FUNCTIONS[command], argv)
     if command in TOOLS:
-        # Each tool is a module of its name with `main(argv)`.
         return importlib.import_module(f"lmstack.cli.{command}").main(argv) or 0
     near = difflib.get_close_matches(command, [*TRAINING, *TOOLS], 1)
     raise ConfigError(

@@ -24,27 +24,34 @@ def option_list() -> str:
     for name in STAGES:
         stage = load_stage(name)
         for key, owner in (("model", stage.model), ("data", stage.data)):
-            lines += [f"{key}: {owner.__name__} (stage: {name})", *_entries(signature_of(owner).parameters, key), ""]
+            lines += [f"{key}: {owner.__name__} (stage: {name})", *entries(signature_of(owner).parameters, key), ""]
     trainer = signature_of(Trainer).parameters
     ours = {name: parameter for name, parameter in trainer.items() if name not in OWNED_ELSEWHERE}
-    lines += ["trainer: lightning.pytorch.Trainer", *_entries(ours, "trainer"), ""]
+    lines += ["trainer: lightning.pytorch.Trainer", *entries(ours, "trainer"), ""]
     lines += ["callbacks.<name>, logger.<name>: {class_path: package.Class, key: value ...}", ""]
     lines += _callback_lines()
     return "\n".join(lines)
 
 
-def _entries(parameters: dict[str, Parameter], prefix: str, note: str = "") -> Iterator[str]:
+def entries(parameters: dict[str, Parameter], prefix: str, note: str = "") -> Iterator[str]:
+    """A few lines for each key, and for the keys below it.
+
+    Args:
+        parameters: Keys of one level.
+        prefix: What stands before them.
+        note: The kind they belong to.
+    """
     for name, parameter in parameters.items():
-        key = f"{prefix}.{name}"
+        key = f"{prefix}.{name}" if prefix else name
         if note and name == "kind":
             continue
         yield from _entry(key, parameter, note)
         if choices := kinds(parameter.hint):
             for kind, config in choices.items():
-                yield from _entries(signature_of(config).parameters, key, f"[{kind}] ")
+                yield from entries(signature_of(config).parameters, key, f"[{kind}] ")
         else:
             for config in _dataclasses(parameter.hint):
-                yield from _entries(signature_of(config).parameters, key)
+                yield from entries(signature_of(config).parameters, key)
 
 
 def _dataclasses(hint: Any) -> list[type]:

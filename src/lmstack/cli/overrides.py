@@ -18,13 +18,13 @@ from lmstack.cli.args import Override
 from lmstack.cli.kinds import KIND_KEYS, start_afresh
 
 
-def hydra_overrides(overrides: list[Override], hydra: Any, config_name: str) -> list[str]:
+def hydra_overrides(overrides: list[Override], hydra: Any, config_name: str | None) -> list[str]:
     """The overrides of one run, as Hydra takes them.
 
     Args:
         overrides: As typed.
         hydra: The Hydra object of the search path.
-        config_name: The composed file.
+        config_name: The composed file; None composes the overrides alone.
     """
     groups, values = split_overrides(overrides, hydra, config_name)
     if not values:
@@ -48,7 +48,9 @@ def sweep_overrides(overrides: list[Override], hydra: Any, config_name: str) -> 
     return [*groups, *(_spelled(override, override.key, hydra) for override in values)]
 
 
-def split_overrides(overrides: list[Override], hydra: Any, config_name: str) -> tuple[list[str], list[Override]]:
+def split_overrides(
+    overrides: list[Override], hydra: Any, config_name: str | None
+) -> tuple[list[str], list[Override]]:
     """Choices of a file, ready for Hydra, and the rest.
 
     Args:

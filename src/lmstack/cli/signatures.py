@@ -154,19 +154,6 @@ def type_name(hint: Any) -> str:
     return getattr(hint, "__name__", str(hint))
 
 
-@dataclass(frozen=True)
-class Node:
-    """A place in the config where a class or a choice of classes stands.
-
-    Attributes:
-        signature: The keys below it.
-        hint: Its own type.
-    """
-
-    signature: Signature
-    hint: Any
-
-
 def children(hint: Any) -> dict[str, Parameter]:
     """The keys below a value of this type, of all kinds together.
 
@@ -189,8 +176,18 @@ def leaves(parameters: dict[str, Parameter], prefix: str) -> Iterator[tuple[str,
         prefix: What stands before them.
     """
     for name, parameter in parameters.items():
-        yield f"{prefix}.{name}", parameter
-        yield from leaves(children(parameter.hint), f"{prefix}.{name}")
+        yield joined(prefix, name), parameter
+        yield from leaves(children(parameter.hint), joined(prefix, name))
+
+
+def joined(prefix: str, name: str) -> str:
+    """A key with dots.
+
+    Args:
+        prefix: What stands before it; perhaps nothing.
+        name: Its last part.
+    """
+    return f"{prefix}.{name}" if prefix else name
 
 
 def root_parameters(config: dict[str, Any]) -> dict[str, Signature]:

@@ -99,8 +99,9 @@ def sweep(command: str, arguments: Arguments) -> int:
     Raises:
         ConfigError: The command line is wrong, or a run failed.
     """
+    if arguments.config is None:
+        raise ConfigError("no config: name one with --config, such as --config conf/pretrain.yaml")
     root, name = locate(arguments.config)
-    assert arguments.config is not None
     register_resolvers()
     hydra_own = [override for override in arguments.overrides if override.key.partition(".")[0].startswith("hydra")]
     others = [override for override in arguments.overrides if override not in hydra_own]

@@ -2,7 +2,10 @@
 
 import json
 import os
+import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +16,10 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from lmstack.cli.compose import Composition
 from lmstack.cli.explain import condensed, mistakes
-from lmstack.cli.failures import EXIT_INTERRUPTED, ConfigError
+from lmstack.cli.failures import ConfigError
 from lmstack.cli.ownership import given_max_steps, refuse_no_length
 from lmstack.cli.quiet import after_lightning
-from lmstack.cli.run_folder import refuse_used_folder, remove_old_run, resolve_checkpoint
+from lmstack.cli.run_folder import CHECKPOINTS, refuse_used_folder, remove_old_run, resolve_checkpoint
 from lmstack.cli.saved_config import SaveConfig, saved_config
 from lmstack.cli.stage_table import Stage, load_stage
 
@@ -52,16 +55,30 @@ def train(command: str, composition: Composition) -> int:
             print(f"going on from {checkpoint}", file=sys.stderr)
     arguments = lightning_arguments(config) | {"ckpt_path": str(checkpoint) if checkpoint else None}
     cli = RunCLI(command, load_stage(config["stage"]), composition, arguments)
+    folder = Path(config["trainer"]["default_root_dir"])
     if config.get("overwrite") and command == "fit" and checkpoint is None and first_process:
-        remove_old_run(Path(config["trainer"]["default_root_dir"]))
-    try:
-        cli.run_command()
-    except SystemExit as error:
-        if isinstance(error.__context__, KeyboardInterrupt):  # Lightning turns Ctrl-C into exit status 1
-            raise KeyboardInterrupt from None
-        return int(error.code or 0) if isinstance(error.code, int | None) else EXIT_INTERRUPTED
+        remove_old_run(folder)
+    with _nothing_left_of_a_false_start(cli, folder, first_process):
+        try:
+            cli.run_command()
+        except SystemExit as error:
+            if isinstance(error.__context__, KeyboardInterrupt):  # Lightning turns Ctrl-C into exit status 1
+                raise KeyboardInterrupt from None
+            return error.code if isinstance(error.code, int) else 0
     _write_result(cli.trainer, config)
     return 0
+
+
+@contextmanager
+def _nothing_left_of_a_false_start(cli: "RunCLI", folder: Path, first_process: bool) -> Iterator[None]:
+    """Remove a folder that this run made, when it fails before its first step."""
+    is_new = not folder.exists()
+    try:
+        yield
+    except BaseException:
+        if is_new and first_process and cli.trainer.global_step == 0 and not any(folder.glob(f"{CHECKPOINTS}/*")):
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def lightning_arguments(config: dict[str, Any]) -> dict[str, Any]:
@@ -133,6 +150,7 @@ class RunCLI(LightningCLI):
             args={"subcommand": command, command: arguments},
             parser_class=_Parser,
             auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
             save_config_callback=None,
         )
 
