@@ -35,7 +35,7 @@ ROTARY = TransformerConfig(
     num_kv_heads=2,
     positions=RotaryConfig(),
     feed_forward=DenseConfig(hidden_dim=48),
-    initialization=GaussianInit(std=0.3),  # sharp distributions: a wrong position or mask changes the argmax
+    initialization=GaussianInit(std=0.2),  # sharp distributions: a wrong position or mask changes the argmax
 )
 CONFIGS = {
     "rotary": ROTARY,
@@ -192,6 +192,15 @@ def test_generation_changes_nothing_it_reads() -> None:
     assert torch.equal(transformer.embedding.weight.grad, torch.ones_like(transformer.embedding.weight))
 
 
+def test_no_graph_is_built() -> None:
+    transformer, tracked = model(), []
+    transformer.register_forward_hook(lambda _, args, hidden: tracked.append(hidden.requires_grad))
+    engine = GenerationEngine(transformer, TOKENIZER)
+    engine.generate(PROMPTS, SamplingParams(max_new_tokens=2))
+    list(engine.stream(PROMPTS[0], SamplingParams(max_new_tokens=2)))
+    assert tracked == [False] * 4
+
+
 def test_the_mode_is_restored_when_the_model_fails() -> None:
     transformer = model().train()
     with torch.no_grad():
@@ -283,7 +292,7 @@ def test_prompt_and_completion_never_exceed_the_context(length: int) -> None:
 def test_ids_beyond_the_tokenizer_are_never_sampled_but_count_in_the_log_probs() -> None:
     transformer = model(dataclasses.replace(ROTARY, vocab_size=320, tied_embeddings=False))
     with torch.no_grad():
-        transformer.head.weight[300] *= 10  # the padded part of the vocabulary wins often
+        transformer.head.weight[300] *= 5  # the padded part of the vocabulary wins often
     without = GenerationEngine(transformer, None).generate(PROMPTS, SamplingParams(temperature=1.0))
     assert max(max(c.token_ids) for c in without) >= TOKENIZER.vocab_size
     for params in (SamplingParams(temperature=0.0, max_new_tokens=20), SamplingParams(top_p=0.5, max_new_tokens=20)):
@@ -326,7 +335,7 @@ def test_compiled_blocks_are_not_compiled_for_every_step() -> None:
     transformer, calls = model(), []
 
     def backend(graph: torch.fx.GraphModule, example_inputs: list[Tensor]):
-        calls.append(graph)
+        calls.append(1)
         return graph.forward
 
     for block in transformer.blocks:

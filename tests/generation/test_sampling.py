@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torch import Tensor
@@ -126,7 +126,7 @@ def test_rows_do_not_influence_each_other() -> None:
         assert torch.equal(sampling.keep_min_p(logits, min_p)[one], sampling.keep_min_p(logits[one], min_p[one]))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     row=hnp.arrays("float32", st.integers(1, 12), elements=st.floats(-20, 20, width=32)),
     uniform=st.floats(0, 1, exclude_max=True),

@@ -1,7 +1,7 @@
 """Text that appears token by token, against decoding everything at once."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, normalizers
@@ -24,14 +24,14 @@ def stream_of(ids: list[int], stop_strings: tuple[str, ...] = ()) -> tuple[list[
     return [*pieces, stream.take()], stream
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.integers(0, 255) | st.sampled_from([0xF0, 0x9F, 0x98, 0x80, 0xC3, 0xA9, 0x20]), max_size=24))
 def test_pieces_join_to_what_decoding_everything_at_once_gives_for_any_bytes(ids: list[int]) -> None:
     pieces, stream = stream_of(ids)
     assert "".join(pieces) == stream.text == bytes(ids).decode(errors="replace")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.text(max_size=12))
 def test_no_piece_of_valid_text_holds_a_broken_character(text: str) -> None:
     pieces, _ = stream_of(BYTES.encode(text))
@@ -49,7 +49,7 @@ def test_a_character_that_never_ends_appears_as_replacement_at_the_end() -> None
     assert pieces == ["a", "", "", "", "\ufffd"]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     text=st.text("ab\nç", max_size=20),
     stops=st.lists(st.text("ab\nç", min_size=1, max_size=4), min_size=1, max_size=3).map(tuple),

@@ -68,12 +68,12 @@ class SampleLogger(L.Callback):
             length = len(self._engine.encode_prompt(prompt))
             if length >= max_len:
                 raise ValueError(
-                    f"SampleLogger: the prompt {prompt[:40]!r} has {length} tokens, which leaves nothing of the model's "
-                    f"max_seq_len={max_len}. Shorten it."
+                    f"SampleLogger: the prompt {prompt[:40]!r} has {length} tokens, which leaves nothing of the "
+                    f"model's max_seq_len={max_len}. Shorten it."
                 )
         self._last_step = self._rewind(_path(trainer), trainer.global_step)
         if trainer.global_step > 0 and self._is_due(trainer.global_step):
-            self._sample(trainer)  # the run was killed between saving this step and sampling it
+            self._sample(trainer)  # a preempted run saves before this callback's turn
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -1,0 +1,114 @@
+"""`lmstack inspect`: what a training step is fed, as a person reads it."""
+
+from typing import Any
+
+from lmstack.cli.args import Arguments, parse_arguments
+from lmstack.cli.failures import ConfigError
+
+HELP = """\
+usage: lmstack inspect --config conf/<name>.yaml [key=value ...] [batch=0] [rows=2]
+
+Shows the batch of an optimizer step, decoded: documents with their ids and positions, ⟦supervised⟧ tokens, counts.
+
+  batch=0   which optimizer step, counted from 0 (as one process would see it)
+  rows=2    how many of its rows
+"""
+
+
+def main(argv: list[str]) -> int:
+    """Show a batch.
+
+    Args:
+        argv: What follows `lmstack inspect`.
+
+    Returns:
+        The exit status.
+    """
+    arguments = parse_arguments(argv)
+    if arguments.wants_help:
+        print(HELP, end="")
+        return 0
+    batch, rows = _taken(arguments, "batch", 0), _taken(arguments, "rows", 2)
+    from lmstack.cli.compose import compose
+    from lmstack.cli.lean_imports import import_lightning
+
+    config = compose(arguments).values
+    import_lightning(config)
+    show_step(data_module(config), batch, rows)
+    return 0
+
+
+def data_module(config: dict[str, Any]) -> Any:
+    """The data module of a composed config, set up, without a trainer.
+
+    Args:
+        config: The composed config.
+
+    Raises:
+        ConfigError: A key or value of `data` is wrong.
+    """
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    from lmstack.cli.explain import condensed, mistakes
+    from lmstack.cli.stage_table import load_stage
+
+    if wrong := [line for line in mistakes(config) if line.startswith("data")]:
+        raise ConfigError("\n".join(wrong))
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(load_stage(config["stage"]).data, "data")
+    try:
+        data = parser.instantiate_classes(parser.parse_object({"data": config["data"]})).data
+    except ArgumentError as error:
+        raise ConfigError(condensed(str(error))) from error
+    data.setup("fit")
+    return data
+
+
+def show_step(data: Any, step: int, num_rows: int) -> None:
+    """Print the first rows of an optimizer step.
+
+    Args:
+        data: A data module that is set up.
+        step: Which step, from 0.
+        num_rows: How many rows.
+
+    Raises:
+        ValueError: The run has no such step.
+    """
+    from rich.console import Console
+
+    from lmstack.data.rendering import LEGEND, count_rows, render_row
+
+    loader = data.train_dataloader()
+    if step >= len(loader):
+        raise ValueError(f"batch={step}: the run has {len(loader)} optimizer steps. Use 0 to {len(loader) - 1}.")
+    loader.load_state_dict({**loader.state_dict(), "samples_seen": data.samples_at_step(step)})
+    batches = next(iter(loader))
+    rows = [(batch, row, counts) for batch in batches for row, counts in enumerate(count_rows(batch))]
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    total = {
+        name: sum(getattr(counts, f"num_{name}") for _, _, counts in rows)
+        for name in ("tokens", "supervised", "documents", "bytes")
+    }
+    console.print(
+        f"step {step}: {len(batches)} micro-batches, {len(rows)} rows, {total['tokens']:,} tokens, "
+        f"{total['supervised']:,} supervised, {total['documents']:,} documents, {total['bytes']:,} bytes\n{LEGEND}"
+    )
+    for number, (batch, row, counts) in enumerate(rows[:num_rows]):
+        console.print(
+            f"\nrow {number}: {counts.num_tokens:,} tokens, {counts.num_supervised:,} supervised, "
+            f"{counts.num_documents:,} documents, {counts.num_bytes:,} bytes",
+            style="bold",
+        )
+        console.print(render_row(batch, row, data.tokenizer), end="")
+
+
+def _taken(arguments: Arguments, name: str, default: int) -> int:
+    """The value of an argument of this command, removed from the overrides."""
+    for override in arguments.overrides:
+        if override.key == name:
+            arguments.overrides.remove(override)
+            if override.value is None or not override.value.isdecimal():
+                raise ConfigError(f"{name}: expected a number from 0 on, got {override.value!r}")
+            return int(override.value)
+    return default
