@@ -1,7 +1,7 @@
 """Every batch type, with its shapes."""
 
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -31,15 +31,15 @@ class TokenBatch:
     position_ids: Int[Tensor, "B T"]
     num_bytes: Int[Tensor, " B"]
 
-    def to(self, device: torch.device | str, **options: Any) -> Self:
+    def to(self, device: torch.device | str, **options: Any) -> "TokenBatch":
         """The batch on `device`.
 
         Args:
             device: Where to.
             options: Passed on to `Tensor.to`, such as `non_blocking`.
         """
-        return type(self)(**{name: value.to(device, **options) for name, value in vars(self).items()})
+        return TokenBatch(**{name: value.to(device, **options) for name, value in vars(self).items()})
 
-    def pin_memory(self) -> Self:
+    def pin_memory(self) -> "TokenBatch":
         """The batch in page-locked memory, for asynchronous copies to a GPU."""
-        return type(self)(**{name: value.pin_memory() for name, value in vars(self).items()})
+        return TokenBatch(**{name: value.pin_memory() for name, value in vars(self).items()})

@@ -1,5 +1,6 @@
 """Next-token losses from hidden states: cross-entropy with z-loss, and log-probabilities of given tokens."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -60,8 +61,8 @@ def chunked_cross_entropy_sum(
     flat = hidden.reshape(-1, hidden.shape[-1])
     options = _head_options(flat, chunk_size, logit_scale, logit_softcap, 1.0)
     flat_labels = labels.reshape(-1)
-    cross_entropy, z_loss = _CrossEntropySum.apply(  # type: ignore[no-untyped-call]
-        flat, head_weight, head_bias, flat_labels, options, z_loss_coef, torch.is_grad_enabled()
+    cross_entropy, z_loss = _apply(
+        _CrossEntropySum, flat, head_weight, head_bias, flat_labels, options, z_loss_coef, torch.is_grad_enabled()
     )
     return LossSums(cross_entropy, z_loss, count_supervised(flat_labels))
 
@@ -99,9 +100,7 @@ def token_log_probs(
         raise ValueError(f"temperature={temperature}: must be above 0. The limit of 0 has no log-probabilities.")
     flat = hidden.reshape(-1, hidden.shape[-1])
     options = _head_options(flat, chunk_size, logit_scale, logit_softcap, temperature)
-    out: Tensor = _TokenLogProbs.apply(  # type: ignore[no-untyped-call]
-        flat, head_weight, head_bias, labels.reshape(-1), options
-    )
+    out: Tensor = _apply(_TokenLogProbs, flat, head_weight, head_bias, labels.reshape(-1), options)
     return out.reshape(labels.shape)
 
 
@@ -111,6 +110,14 @@ def _head_options(
     if chunk_size < 1:
         raise ValueError(f"chunk_size={chunk_size}: must be at least 1 token. 4096 suits most models.")
     return HeadOptions(chunk_size, logit_scale, logit_softcap, temperature, compute_dtype(hidden))
+
+
+def _apply(function: type[torch.autograd.Function], *args: Any) -> Any:
+    """Run outside the graph of a compiled caller: it would unroll the chunks, and compile for minutes."""
+    apply: Callable[..., Any] = function.apply
+    if torch.compiler.is_compiling():
+        apply = torch.compiler.disable(apply)  # type: ignore[no-untyped-call]
+    return apply(*args)
 
 
 class _CrossEntropySum(torch.autograd.Function):
