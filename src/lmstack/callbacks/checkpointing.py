@@ -4,6 +4,7 @@ import json
 import logging
 import shutil
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,15 +38,52 @@ log = logging.getLogger(__name__)
 
 class FolderCheckpointIO(CheckpointIO):
     """Lightning checkpoints as atomic folders: safetensors weights, config and tokenizer that load without Lightning,
-    and the rest of the training state, read back without unpickling code."""
+    and the rest of the training state, read back without unpickling code.
+
+    Args:
+        asynchronous: Copy the state, and write the copy while training goes on; one write at a time. A failed write is
+            raised at the next save, or at the end.
+    """
+
+    def __init__(self, asynchronous: bool = False) -> None:
+        self.asynchronous = asynchronous
+        self._executor: ThreadPoolExecutor | None = None
+        self._writing: Future[None] | None = None
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Write the folder.
+        """Write the folder, or start to.
 
         Args:
             checkpoint: Lightning's dictionary, with the `lmstack` entry of `LanguageModule`.
             path: The checkpoint folder.
             storage_options: Not supported.
+        """
+        if not self.asynchronous:
+            self.write(checkpoint, path)
+            return
+        self.wait()
+        self._executor = self._executor or ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._writing = self._executor.submit(self.write, _snapshot(checkpoint), path)
+
+    def wait(self) -> None:
+        """Return when nothing is being written; raise what the last write raised."""
+        if self._writing is not None:
+            writing, self._writing = self._writing, None
+            writing.result()
+
+    def teardown(self) -> None:
+        """Finish the last write."""
+        self.wait()
+        if self._executor is not None:
+            self._executor.shutdown()
+            self._executor = None
+
+    def write(self, checkpoint: dict[str, Any], path: str | Path) -> None:
+        """Write the folder.
+
+        Args:
+            checkpoint: As for `save_checkpoint`.
+            path: The checkpoint folder.
         """
         state = dict(checkpoint)
         facts = dict(state.pop("lmstack"))
@@ -96,6 +134,17 @@ class FolderCheckpointIO(CheckpointIO):
         shutil.rmtree(doomed, ignore_errors=True)
 
 
+def _snapshot(value: Any) -> Any:
+    """A copy that training does not change: tensors on the CPU, containers anew, everything else as it is."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return type(value)((key, _snapshot(item)) for key, item in value.items())
+    if type(value) in (list, tuple):
+        return type(value)(_snapshot(item) for item in value)
+    return value
+
+
 def _metrics(state: dict[str, Any]) -> dict[str, float]:
     for name, callback_state in state.get("callbacks", {}).items():
         if name.startswith(Checkpointing.__name__):
@@ -115,6 +164,7 @@ class Checkpointing(Checkpoint):
         keep_best: How many of the best by `monitor` stay too; above 0, every validation is followed by a save.
         monitor: A validation metric.
         mode: Whether the least or the largest value is best.
+        asynchronous: Write in the background, from a copy of the state in host memory.
     """
 
     def __init__(
@@ -125,6 +175,7 @@ class Checkpointing(Checkpoint):
         keep_best: int = 0,
         monitor: str = "val/loss",
         mode: Literal["min", "max"] = "min",
+        asynchronous: bool = False,
     ) -> None:
         if keep_last < 1:
             raise ValueError(f"keep_last={keep_last}: must be at least 1, or nothing could be resumed.")
@@ -134,6 +185,7 @@ class Checkpointing(Checkpoint):
         self.keep_best = keep_best
         self.monitor = monitor
         self.mode = mode
+        self.asynchronous = asynchronous
         self.metrics: dict[str, float] = {}
         self._last_save_time = time.monotonic()
         self._due = False
@@ -148,6 +200,8 @@ class Checkpointing(Checkpoint):
         """
         if stage == "fit" and trainer.is_global_zero:
             remove_partial(self._run_folder(trainer))
+        if isinstance(trainer.strategy.checkpoint_io, FolderCheckpointIO) and self.asynchronous:
+            trainer.strategy.checkpoint_io.asynchronous = True
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -167,6 +221,8 @@ class Checkpointing(Checkpoint):
         loop = trainer.fit_loop.epoch_loop
         assert trainer.fit_loop._data_fetcher is not None
         if self._due and not loop._should_check_val_fx(trainer.fit_loop._data_fetcher):
+            # Lightning logs a step after this hook; killed in between, a resumed run would never log it.
+            trainer._logger_connector.update_train_step_metrics()
             self.save(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -199,6 +255,8 @@ class Checkpointing(Checkpoint):
         """
         self._due = False
         self._last_save_time = time.monotonic()
+        if isinstance(trainer.strategy.checkpoint_io, FolderCheckpointIO):
+            trainer.strategy.checkpoint_io.wait()
         path = self._run_folder(trainer) / "checkpoints" / folder_name(trainer.global_step)
         if not trainer.strategy.broadcast(_is_whole(path)):
             trainer.save_checkpoint(path)

@@ -27,7 +27,8 @@ class MetricsCsv(Logger):
         super().__init__()
         self.path = Path(folder) / NAME
         self._columns: list[str] = ["step"]
-        self._pending: dict[str, Any] = {}
+        self._row: dict[str, Any] = {}
+        self._row_start = 0
 
     @property
     def name(self) -> str:
@@ -62,39 +63,26 @@ class MetricsCsv(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Add to the step's row; a row is written when the next step's begins, or on `save`.
+        """Add to the step's row, in the file at once, so that nothing is lost when the process is killed.
 
         Args:
             metrics: Values by name.
             step: Optimizer steps taken.
         """
-        if self._pending and self._pending["step"] != step:
-            self.save()
-        self._pending.update(metrics, step=step)
-        self._pending.pop("epoch", None)
-
-    @rank_zero_only
-    def save(self) -> None:
-        """Write the pending row."""
-        if not self._pending:
-            return
-        new = [name for name in self._pending if name not in self._columns]
-        if new or not self.path.exists():
+        is_new_row = self._row.get("step") != step
+        self._row = {} if is_new_row else self._row
+        self._row.update((name, value) for name, value in metrics.items() if name != "epoch")
+        self._row["step"] = step
+        new_columns = [name for name in self._row if name not in self._columns]
+        if new_columns or not self.path.exists():
             rows = read_metrics(self.path)
-            self._columns += [name for name in new if name not in self._columns]
-            self._rewrite(rows)
-        with self.path.open("a", newline="") as file:
-            csv.DictWriter(file, self._columns).writerow(self._pending)
-        self._pending = {}
-
-    @rank_zero_only
-    def finalize(self, status: str) -> None:
-        """Write the pending row.
-
-        Args:
-            status: Ignored.
-        """
-        self.save()
+            self._columns += new_columns
+            self._rewrite(rows if is_new_row else rows[:-1])
+            is_new_row = True
+        with self.path.open("r+", newline="") as file:
+            self._row_start = file.seek(0, os.SEEK_END) if is_new_row else file.seek(self._row_start)
+            file.truncate()
+            csv.DictWriter(file, self._columns).writerow(self._row)
 
     @rank_zero_only
     def resume_from(self, step: int) -> None:
@@ -104,9 +92,10 @@ class MetricsCsv(Logger):
             step: Optimizer steps taken by the checkpoint that is resumed.
         """
         rows = read_metrics(self.path)
+        self._row = {}
         self._columns = ["step", *(name for name in (rows[0] if rows else {}) if name != "step")]
         if self.path.exists():
-            self._rewrite([row for row in rows if int(row["step"]) < step])
+            self._rewrite([row for row in rows if int(row["step"]) <= step])
 
     def _rewrite(self, rows: list[dict[str, str]]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)

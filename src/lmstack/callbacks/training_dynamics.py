@@ -16,12 +16,29 @@ class TrainingDynamics(L.Callback):
     clipping.
 
     Args:
-        every_n_steps: Steps between two measurements; each copies the weights once.
+        every_n_steps: Steps between two measurements, a multiple of `trainer.log_every_n_steps`; each copies the
+            weights once.
     """
 
     def __init__(self, every_n_steps: int = 50) -> None:
         self.every_n_steps = every_n_steps
         self._before: dict[str, Tensor] = {}
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Check the interval.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The stage.
+
+        Raises:
+            ValueError: Its steps would not all be logged.
+        """
+        if self.every_n_steps % trainer.log_every_n_steps:
+            raise ValueError(
+                f"training_dynamics.every_n_steps={self.every_n_steps} is not a multiple of "
+                f"trainer.log_every_n_steps={trainer.log_every_n_steps}: some measurements would not be written."
+            )
 
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer

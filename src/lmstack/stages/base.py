@@ -37,6 +37,8 @@ class LanguageModule(L.LightningModule, ABC):
         compile_blocks: Run each block through `torch.compile`.
     """
 
+    z_loss_coef: float = 0.0
+
     def __init__(
         self,
         transformer: Transformer,
@@ -75,12 +77,12 @@ class LanguageModule(L.LightningModule, ABC):
         self._seed_step(self.trainer.global_step)
         self.trainer.optimizers[0].zero_grad(set_to_none=True)
         num_tokens = self._sum_over_ranks(torch.stack([(b.labels != IGNORE_INDEX).sum() for b in micro_batches]).sum())
-        # DDP and FSDP average gradients over ranks; times world_size makes that a sum.
-        scale = self.trainer.world_size / num_tokens.clamp(min=1)
         sums: list[LossSums] = []
         for position, batch in enumerate(micro_batches):
             sums.append(self.loss_sums(batch))
-            loss = (sums[-1].cross_entropy + sums[-1].z_loss) * scale
+            loss_sum = sums[-1].cross_entropy + sums[-1].z_loss
+            # DDP and FSDP average gradients over ranks; times world_size makes that a sum.
+            loss = loss_sum * self.trainer.world_size / num_tokens.clamp(min=1).to(loss_sum.dtype)
             if position < len(micro_batches) - 1:
                 with torch.autocast(self.device.type, enabled=False):
                     self.trainer.strategy.backward(loss, None)
@@ -155,6 +157,8 @@ class LanguageModule(L.LightningModule, ABC):
         values = {"val/loss": loss, "val/perplexity": loss.exp()}
         if num_bytes > 0:
             values["val/bits_per_byte"] = loss_sum / num_bytes / np.log(2)
+        if self.trainer.state.fn == "fit":
+            values["step"] = torch.tensor(self.trainer.global_step)
         self.log_dict({name: value.float() for name, value in values.items()})
 
     def test_step(self, batch: TokenBatch, batch_idx: int) -> None:
@@ -184,6 +188,14 @@ class LanguageModule(L.LightningModule, ABC):
             for block in self.transformer.blocks:
                 block.compile()
 
+    def on_train_start(self) -> None:
+        """Put the loader where the checkpoint left it.
+
+        `configure_optimizers` asks for the number of steps, for which Lightning sets the loader up before it has read
+        the loader's state from the checkpoint; it then never looks again.
+        """
+        self.trainer.fit_loop._load_combined_loader_states()
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what makes the weights loadable without this class.
 
@@ -195,7 +207,7 @@ class LanguageModule(L.LightningModule, ABC):
             "base_seed": self.base_seed,
             "transformer": self.transformer.config.to_dict(),
             "tokenizer": tokenizer,
-            "tokens_seen": self.tokens_seen,
+            "tokens_seen": self.tokens_at_step(self.trainer.global_step),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -217,11 +229,14 @@ class LanguageModule(L.LightningModule, ABC):
             )
         self.base_seed = checkpoint["lmstack"]["base_seed"]
 
-    @property
-    def tokens_seen(self) -> int:
-        """Training tokens consumed so far, all ranks; 0 when the data module does not count them."""
+    def tokens_at_step(self, step: int) -> int:
+        """Training tokens consumed after so many steps, all ranks; 0 when the data module does not count them.
+
+        Args:
+            step: Optimizer steps.
+        """
         count = getattr(getattr(self.trainer, "datamodule", None), "tokens_at_step", None)
-        return int(count(self.trainer.global_step)) if count else 0
+        return int(count(step)) if count else 0
 
     # ---- private ------------------------------------------------------------------------------------------------
 
@@ -253,6 +268,9 @@ class LanguageModule(L.LightningModule, ABC):
         totals = self._sum_over_ranks(torch.stack([torch.stack([s.cross_entropy, s.z_loss]) for s in sums]).sum(0).detach())
         loss, z_loss = (totals / num_tokens.clamp(min=1)).unbind()
         self.log("train/loss", loss, prog_bar=True)
-        if z_loss.requires_grad or getattr(self, "z_loss_coef", 0.0):
+        if self.z_loss_coef:
             self.log("train/z_loss", z_loss)
-        self.log("train/tokens_seen", float(self.tokens_seen))
+        step = self.trainer.global_step + 1
+        self.log("train/tokens_seen", float(self.tokens_at_step(step)))
+        # Lightning counts from 0 unless told: the row of a step says how many steps had been taken after it.
+        self.log("step", float(step))

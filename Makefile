@@ -1,0 +1,51 @@
+# `make demo` and `make test` do all the set-up they need on a fresh machine.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# On a machine without an NVIDIA driver the CPU build of torch is enough, and gigabytes smaller.
+HAS_CUDA := $(shell nvidia-smi >/dev/null 2>&1 && echo yes)
+# Where pip finds that build, when the default index has only CUDA's: the address on PyTorch's installation page.
+TORCH_INDEX ?=
+PIP_INSTALL := $(BIN)/pip install --quiet --constraint constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+
+.PHONY: help install demo test test-all lint
+
+help:
+	@echo "make install   virtual environment in $(VENV), pinned packages"
+	@echo "make demo      train a language model on Python's own documentation, in minutes"
+	@echo "make test      the fast test suite"
+	@echo "make test-all  the fast and the slow tests"
+	@echo "make lint      ruff, mypy --strict, import-linter, pydoclint"
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	@$(if $(HAS_CUDA),true,$(PIP_INSTALL) --dry-run --no-deps --report - torch | $(BIN)/python .ci/torch_is_cpu_build.py)
+	$(PIP_INSTALL) torch
+	$(PIP_INSTALL) --editable '.[dev]'
+	@# litdata asks for torchvision, whose only build on PyPI is CUDA's; lmstack never uses it.
+	$(if $(HAS_CUDA),,$(BIN)/pip uninstall --quiet --yes torchvision)
+	@touch $@
+
+demo: install
+	$(BIN)/lmstack tokenizer train --config conf/tokenizer/stdlib.yaml
+	$(BIN)/lmstack data build --config conf/corpus/stdlib.yaml
+	$(BIN)/lmstack fit --config conf/demo.yaml ckpt_path=last
+	$(BIN)/lmstack generate checkpoint=runs/demo prompt="The following functions"
+	$(BIN)/lmstack data baselines path=data/stdlib run=runs/demo
+
+test: install
+	$(BIN)/python -m pytest -m "not slow and not gpu" --jaxtyping-packages=lmstack,beartype.beartype
+
+test-all: install
+	$(BIN)/python -m pytest -m "not gpu" --jaxtyping-packages=lmstack,beartype.beartype
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pydoclint src/lmstack
