@@ -77,6 +77,12 @@ def test_top_p_by_hand_includes_the_token_that_crosses_the_threshold() -> None:
     assert kept(sampling.keep_top_p(logits, torch.tensor([0.75]))) == [{1, 3, 2}]
 
 
+def test_top_p_is_reached_by_tokens_that_have_exactly_that_probability() -> None:
+    quarters = torch.zeros(1, 4)  # probabilities without rounding
+    assert kept(sampling.keep_top_p(quarters, torch.tensor([0.5]))) == [{0, 1}]
+    assert kept(sampling.keep_top_p(quarters, torch.tensor([0.25]))) == [{0}]
+
+
 def test_top_p_one_keeps_tokens_whose_probability_rounds_to_nothing() -> None:
     logits = torch.cat([torch.zeros(1, 1), torch.full((1, 1000), -90.0)], dim=1)
     assert kept(sampling.keep_top_p(logits, torch.tensor([1.0]))) == [set(range(1001))]
