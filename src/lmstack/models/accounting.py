@@ -1,6 +1,5 @@
 """What a transformer costs: parameters, FLOPs, bytes. Arithmetic on the config; nothing is built."""
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -144,7 +143,7 @@ def memory_bytes(
         parameters=count.total * weight_bytes,
         gradients=count.total * weight_bytes,
         optimizer=state * weight_bytes,
-        activations=math.ceil(tokens * (kept + 2 * stream)) + casts,  # 2: the final norm's input and output
+        activations=tokens * (kept + 2 * stream) + casts,  # 2: the final norm's input and output
         logits=2 * 4 * min(loss_chunk_size, tokens) * config.vocab_size,
     )
 
@@ -190,7 +189,7 @@ def _norm_size(config: TransformerConfig) -> int:
 def _keys_per_query(config: TransformerConfig, layer: int, seq_len: int, convention: Convention) -> float:
     """Keys that count for a query, averaged over the row."""
     if convention == "full_attention":
-        return seq_len
+        return float(seq_len)
     every, window = config.attention.full_every, config.attention.window
     is_full = window is None or (every is not None and (layer + 1) % every == 0)
     reach = seq_len if is_full or window is None else min(window, seq_len)
@@ -200,7 +199,7 @@ def _keys_per_query(config: TransformerConfig, layer: int, seq_len: int, convent
     return (behind + ahead) / seq_len
 
 
-def _block_activation_bytes(config: TransformerConfig, *, stream_bytes: int, compute_bytes: int) -> float:
+def _block_activation_bytes(config: TransformerConfig, *, stream_bytes: int, compute_bytes: int) -> int:
     """Bytes a token that one block keeps for its backward pass."""
     query, key_value = config.num_heads * config.channels, config.kv_heads * config.channels
     hidden = config.feed_forward.hidden_dim * (4 if config.feed_forward.gated else 2)

@@ -117,6 +117,16 @@ class Transformer(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.config = config
+        self._windows = layer_windows(config)
+        self._pattern_shapes = pattern_shapes(config)
+        self._rotary = rotary_table(config.positions, config.channels) if config.positions.kind == "rotary" else None
+        # Parts would draw weights of their own: that takes time, and random numbers that a build on meta does not.
+        with torch.device("meta"):
+            self._build(config)
+        self.to_empty(device=torch.get_default_device())
+        self.reset_parameters()
+
+    def _build(self, config: TransformerConfig) -> None:
         self.embedding = nn.Embedding(config.vocab_size, config.dim)
         if config.positions.kind == "learned":
             self.position_embedding = nn.Embedding(config.max_seq_len, config.dim)
@@ -129,12 +139,6 @@ class Transformer(nn.Module):
         if not config.tied_embeddings:
             self.head = nn.Linear(config.dim, config.vocab_size, bias=False)
         self.head_bias = nn.Parameter(torch.zeros(config.vocab_size)) if config.head_bias else None
-        self._windows = layer_windows(config)
-        self._pattern_shapes = pattern_shapes(config)
-        self._rotary = None
-        if config.positions.kind == "rotary":
-            self._rotary = rotary_table(config.positions, config.channels)
-        self.reset_parameters()
 
     @property
     def head_weight(self) -> Float[Tensor, "V D"]:

@@ -1,6 +1,6 @@
 """Normalization over channels."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -31,11 +31,37 @@ class RMSNorm(nn.Module):
         Args:
             x: Activations.
         """
+        if x.device.type == "cpu" and not torch.compiler.is_compiling():
+            return _EagerRMSNorm.apply(x, self.weight, self.eps)  # type: ignore[no-untyped-call, no-any-return]
         return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
 
     def extra_repr(self) -> str:
         """What `print(module)` shows."""
         return f"{self.weight.shape[0]}, eps={self.eps}"
+
+
+class _EagerRMSNorm(torch.autograd.Function):
+    """The same in half the time: on a CPU `F.rms_norm` is a chain of operations, each of which autograd keeps."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        mean_square: Tensor = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(x.shape[-1])
+        inverse = mean_square.add_(eps).rsqrt_()
+        ctx.save_for_backward(x, weight, inverse)
+        normed: Tensor = (wide * inverse).mul_(weight)
+        return normed.to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        x, weight, inverse = ctx.saved_tensors
+        wide, gain = x.to(inverse.dtype).flatten(0, -2), weight.to(inverse.dtype)
+        grad, inverse = grads[0].to(inverse.dtype).flatten(0, -2), inverse.flatten(0, -2)
+        products = grad * wide
+        grad_weight = products.T @ inverse[:, 0]
+        pull = (products @ gain)[:, None].mul_(inverse.pow(3)).div_(x.shape[-1])
+        grad_x = (grad * gain).mul_(inverse).addcmul_(wide, pull, value=-1)
+        return grad_x.view_as(x).to(x.dtype), grad_weight.to(weight.dtype), None
 
 
 def build_norm(kind: Literal["rms", "layer"], dim: int, *, eps: float, bias: bool) -> RMSNorm | nn.LayerNorm:

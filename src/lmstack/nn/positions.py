@@ -1,6 +1,7 @@
 """How order enters attention: rotary angles and their long-context scalings, ALiBi slopes, positions in packed rows."""
 
 import math
+from typing import Any
 
 import torch
 from jaxtyping import Float, Float64, Int
@@ -146,8 +147,34 @@ def rotate(x: Float[Tensor, "B T heads C"], rotation: Rotation) -> Float[Tensor,
         rotation: From `RotaryTable.lookup`.
     """
     cos, sin = rotation
+    if not torch.compiler.is_compiling():
+        return _EagerRotate.apply(x, cos, sin)  # type: ignore[no-untyped-call, no-any-return]
     first, second = x.chunk(2, dim=-1)
     return (x * cos + torch.cat((-second, first), dim=-1) * sin).to(x.dtype)
+
+
+class _EagerRotate(torch.autograd.Function):
+    """The same with half the passes over memory, and nothing but the tables kept for the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _turn(x, cos, sin, 1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        return _turn(grads[0], cos, sin, -1), None, None
+
+
+def _turn(x: Tensor, cos: Tensor, sin: Tensor, direction: int) -> Tensor:
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    cos, sin = cos.to(wide.dtype), sin.to(wide.dtype)
+    half = x.shape[-1] // 2
+    out = wide * cos
+    out[..., :half].addcmul_(wide[..., half:], sin[..., :half], value=-direction)
+    out[..., half:].addcmul_(wide[..., :half], sin[..., half:], value=direction)
+    return out.to(x.dtype)
 
 
 def alibi_slopes(num_heads: int) -> Float[Tensor, " H"]:

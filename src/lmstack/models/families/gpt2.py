@@ -138,9 +138,7 @@ def state_from_hugging_face(config: TransformerConfig, hf_state: dict[str, Tenso
         for kind in ("weight", "bias"):
             block = f"blocks.{layer}."
             fused = theirs[f"h.{layer}.attn.c_attn.{kind}"].chunk(3, dim=-1)
-            state.update(
-                {f"{block}{name}.{kind}": _turned(part) for name, part in zip(_FUSED, fused, strict=True)}
-            )
+            state.update({f"{block}{name}.{kind}": _turned(part) for name, part in zip(_FUSED, fused, strict=True)})
             for ours, name in _PROJECTIONS.items():
                 state[f"{block}{ours}.{kind}"] = _turned(theirs[f"h.{layer}.{name}.{kind}"])
             for ours, name in _NORMS.items():

@@ -180,10 +180,13 @@ def _positions_from(hf: dict[str, Any]) -> RotaryConfig:
     if kind == "default":
         return RotaryConfig(theta)
     if kind == "linear":
-        return RotaryConfig(theta, LinearScaling(rope["factor"]))
+        return RotaryConfig(theta, LinearScaling(float(rope["factor"])))
     if kind == "llama3":
         return RotaryConfig(
-            theta, Llama3Scaling(rope["factor"], original, rope["low_freq_factor"], rope["high_freq_factor"])
+            theta,
+            Llama3Scaling(
+                float(rope["factor"]), original, float(rope["low_freq_factor"]), float(rope["high_freq_factor"])
+            ),
         )
     unusual = [name for name in ("mscale", "mscale_all_dim", "attention_factor") if rope.get(name) is not None]
     if kind != "yarn" or unusual or rope.get("truncate") is False:
@@ -191,8 +194,8 @@ def _positions_from(hf: dict[str, Any]) -> RotaryConfig:
             f"rope_type={kind!r} {' '.join(unusual)}: must be default, linear, llama3, or yarn without mscale, "
             "attention_factor and truncate."
         )
-    betas = (rope.get("beta_fast") or 32.0, rope.get("beta_slow") or 1.0)
-    return RotaryConfig(theta, YarnScaling(rope["factor"], original, *betas))
+    betas = (float(rope.get("beta_fast") or 32), float(rope.get("beta_slow") or 1))
+    return RotaryConfig(theta, YarnScaling(float(rope["factor"]), original, *betas))
 
 
 def _rope_to(config: TransformerConfig) -> tuple[float, dict[str, Any]]:
