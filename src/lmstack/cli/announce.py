@@ -26,7 +26,8 @@ class Announce(L.Callback):
             trainer: The trainer.
             pl_module: The stage; one without a transformer has no plan.
         """
-        transformer, data = getattr(pl_module, "transformer", None), getattr(trainer, "datamodule", None)
+        transformer = getattr(pl_module, "transformer", None)
+        data: Any = getattr(trainer, "datamodule", None)
         if not trainer.is_global_zero or trainer.global_step > 0 or not isinstance(transformer, Transformer):
             return
         tokens_at_step = getattr(data, "tokens_at_step", None)

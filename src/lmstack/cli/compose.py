@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
+import yaml  # type: ignore[import-untyped]
 from hydra import compose as hydra_compose
 from hydra import version
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
@@ -84,9 +84,9 @@ def compose_values(
     Raises:
         ConfigError: A file, group option, key or value is wrong.
     """
-    if arguments.config is None:
-        root, name = (Path("conf").resolve() if Path("conf").is_dir() else packaged_conf()), None
-    else:
+    root = Path("conf").resolve() if Path("conf").is_dir() else packaged_conf()
+    name: str | None = None
+    if arguments.config is not None:
         root, name = locate(arguments.config)
     register_resolvers()
     with explained(arguments.config or "command line"), search_path(root) as hydra:
@@ -109,7 +109,7 @@ def _plain(container: Any) -> dict[str, Any]:
     return {str(key): value for key, value in container.items()}
 
 
-def locate(config: str) -> tuple[Path, str | None]:
+def locate(config: str) -> tuple[Path, str]:
     """The folder that is searched and the name of the file in it.
 
     The folder is the nearest parent called `conf`, or else the one that holds the file.
@@ -173,12 +173,12 @@ def explained(config: str) -> Iterator[None]:
         yield
     except MissingConfigException as error:
         raise ConfigError(_no_such_option(error)) from error
+    except OverrideParseException as error:
+        detail = str(error.message).splitlines()[0]
+        raise ConfigError(f"cannot read {error.override!r}: {detail}. Quote the value: 'key=\"...\"'") from error
     except (HydraException, OmegaConfBaseException) as error:
-        cause: BaseException | None = error
-        while cause is not None:
-            if isinstance(cause, ConfigError):
-                raise cause from None
-            cause = cause.__cause__
+        if ours := _ours_behind(error):
+            raise ours from None
         key = getattr(error, "full_key", None)
         first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ConfigError(f"{key or config}: {first.strip()}") from error
@@ -188,14 +188,23 @@ def explained(config: str) -> Iterator[None]:
         raise ConfigError(f"{place}: not valid YAML: {getattr(error, 'problem', error)}") from error
 
 
+def _ours_behind(error: BaseException) -> ConfigError | None:
+    behind: BaseException | None = error
+    while behind is not None and not isinstance(behind, ConfigError):
+        behind = behind.__cause__ or behind.__context__
+    return behind
+
+
 def _no_such_option(error: MissingConfigException) -> str:
     group, _, option = (error.missing_cfg_file or "").rpartition("/")
     options = list(error.options or [])
     if not options:
         return f"{error.missing_cfg_file}: {str(error).splitlines()[0]}"
     near = difflib.get_close_matches(option, options, 1)
-    return f"{group}={option}: no such option." + (f" Did you mean {near[0]}?" if near else "") + (
-        f" Options of {group}: {', '.join(options)}."
+    return (
+        f"{group}={option}: no such option."
+        + (f" Did you mean {near[0]}?" if near else "")
+        + (f" Options of {group}: {', '.join(options)}.")
     )
 
 

@@ -2,7 +2,7 @@
 
 import sys
 
-import yaml
+import yaml  # type: ignore[import-untyped]
 
 from lmstack.cli.args import parse_arguments
 

@@ -20,6 +20,7 @@ from lmstack.cli.signatures import (
     joined,
     kinds,
     leaves,
+    literals,
     members,
     node_class,
     root_parameters,
@@ -90,7 +91,7 @@ def _in_mapping(value: Any, signature: Signature, key: str, known: list[tuple[st
 def _in_value(value: Any, hint: Any, key: str, known: list[tuple[str, Parameter]]) -> Iterator[str]:
     choices = kinds(hint)
     if choices and isinstance(value, dict):
-        yield from _in_union(value, choices, key, known)
+        yield from _in_union(value, choices, key)
         return
     if _accepts(value, hint):
         return
@@ -98,14 +99,11 @@ def _in_value(value: Any, hint: Any, key: str, known: list[tuple[str, Parameter]
     if configs and isinstance(value, dict):
         yield from _in_mapping(value, signature_of(typing.cast(type, configs[0])), key, known)
         return
-    literal = [str(arg) for m in members(hint) if typing.get_origin(m) is Literal for arg in typing.get_args(m)]
-    near = difflib.get_close_matches(str(value), literal, 1)
+    near = difflib.get_close_matches(str(value), literals(hint), 1)
     yield f"{key}: expected {type_name(hint)}, got {value!r}" + (f". Did you mean {near[0]}?" if near else "")
 
 
-def _in_union(
-    value: dict[str, Any], choices: dict[str, type], key: str, known: list[tuple[str, Parameter]]
-) -> Iterator[str]:
+def _in_union(value: dict[str, Any], choices: dict[str, type], key: str) -> Iterator[str]:
     if "kind" not in value:
         yield f"{key}.kind: required, not given. Set {key}.kind to one of {', '.join(choices)}"
     elif value["kind"] not in choices:
@@ -113,8 +111,9 @@ def _in_union(
         hint = f". Did you mean {near[0]}?" if near else ""
         yield f"{key}.kind: expected one of {', '.join(choices)}, got {value['kind']!r}{hint}"
     else:
-        chosen = choices[value["kind"]]
-        for line in _in_mapping(value, signature_of(chosen), key, known):
+        signature = signature_of(choices[value["kind"]])
+        own = [(joined(key, name), parameter) for name, parameter in signature.parameters.items()]
+        for line in _in_mapping(value, signature, key, own):
             yield line.replace("no such key (", f"no such key for kind {value['kind']} (", 1)
 
 
@@ -137,9 +136,7 @@ def _accepts(value: Any, hint: Any) -> bool:
     if hint in _SCALARS:
         return _SCALARS[hint](value)
     if dataclasses.is_dataclass(hint):
-        return isinstance(value, dict) and not list(
-            _in_mapping(value, signature_of(typing.cast(type, hint)), "", [])
-        )
+        return isinstance(value, dict) and not list(_in_mapping(value, signature_of(typing.cast(type, hint)), "", []))
     if isinstance(hint, type) and issubclass(hint, Enum):
         return value in hint.__members__
     origin, args = typing.get_origin(hint), typing.get_args(hint)
@@ -177,7 +174,7 @@ def _nearest(key: str, signature: Signature, known: list[tuple[str, Parameter]])
     if near := difflib.get_close_matches(leaf, signature.parameters, 1, 0.6):
         return joined(parent, near[0]), signature.parameters[near[0]].hint
     by_leaf = {name.rpartition(".")[2]: name for name in reversed(here)}
-    if near := difflib.get_close_matches(leaf, by_leaf, 1, 0.7):
+    if near := difflib.get_close_matches(leaf, by_leaf, 1, 0.6):
         return by_leaf[near[0]], here[by_leaf[near[0]]]
     elsewhere = {name: p.hint for name, p in known if name.rpartition(".")[2] == leaf}
     return next(iter(elsewhere.items()), None)

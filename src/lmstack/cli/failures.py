@@ -1,5 +1,7 @@
-"""What a failure looks like: one clear line and an exit status, no traceback where the message says all. Standard
-library only."""
+"""What a failure looks like: one clear line and an exit status, no traceback where the message says all.
+
+Standard library only.
+"""
 
 import os
 import re
@@ -67,9 +69,9 @@ def explanation(error: BaseException) -> str | None:
         return f"no space left on device{_where(error)}. Free some and go on with ckpt_path=last."
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}{_where(error)}"
-    if isinstance(error, ImportError) and _raised_here(error):
-        return str(error)
-    if isinstance(error, ValueError | OSError) and _raised_here(error):
+    if type(error).__name__ == "MisconfigurationException":  # Lightning's word to the user
+        return " ".join(str(error).split())
+    if isinstance(error, ValueError | OSError | ImportError) and _raised_here(error):
         return str(error)
     return None
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import lmstack
 
 _ABOUT = {
-    "fit": "Train. The run's folder, runs/<vars.name>, gets config.yaml, run.json, metrics.csv, checkpoints and samples.",
+    "fit": "Train. The run's folder, runs/<vars.name>, gets the config, metrics, checkpoints and samples.",
     "validate": "Loss, perplexity and bits per byte on the validation data, of ckpt_path.",
     "test": "Loss, perplexity and bits per byte on the test data, of ckpt_path.",
     "predict": "A model's predictions, of ckpt_path.",

@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 KIND_KEYS = ("kind", "class_path")
 
 
-class KindAwareLoader(ConfigLoaderImpl):  # type: ignore[misc]
+class KindAwareLoader(ConfigLoaderImpl):
     """Hydra's loader, for files of a defaults list that change a kind."""
 
     def _compose_config_from_defaults_list(self, defaults: Any, repo: Any) -> DictConfig:

@@ -48,8 +48,10 @@ class _OptimizedModule(metaclass=_OptimizedModuleType):
 
 
 class DynamoStandIn(ModuleType):
-    """`torch._dynamo` while nothing is compiled: knows how not to trace a function, and for anything else makes way
-    for the real one."""
+    """`torch._dynamo` while nothing is compiled.
+
+    It knows how not to trace a function, and for anything else makes way for the real one.
+    """
 
     OptimizedModule = _OptimizedModule
 
@@ -99,7 +101,7 @@ class _SubmoduleFinder(MetaPathFinder):
     def __init__(self, stand_in: DynamoStandIn) -> None:
         self.stand_in = stand_in
 
-    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+    def find_spec(self, fullname: str, *_: Any) -> ModuleSpec | None:
         if not fullname.startswith(f"{_DYNAMO}."):
             return None
         self.stand_in.make_way()

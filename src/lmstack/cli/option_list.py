@@ -101,9 +101,8 @@ def _callback_lines() -> list[str]:
     for name in callbacks.__all__:
         found = getattr(callbacks, name)
         summary = (found.__doc__ or "").strip().split("\n\n")[0].replace("\n", " ")
-        lines.append(
-            textwrap.shorten(f"  lmstack.callbacks.{name:20} {summary}", WIDTH, placeholder=" ...", drop_whitespace=False)
-        )
+        head = f"  lmstack.callbacks.{name:20} "
+        lines.append(head + textwrap.shorten(summary, WIDTH - len(head), placeholder=" ..."))
     return lines
 
 

@@ -15,6 +15,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from lmstack.cli.args import Override
+from lmstack.cli.failures import ConfigError
 from lmstack.cli.kinds import KIND_KEYS, start_afresh
 
 
@@ -48,9 +49,7 @@ def sweep_overrides(overrides: list[Override], hydra: Any, config_name: str) -> 
     return [*groups, *(_spelled(override, override.key, hydra) for override in values)]
 
 
-def split_overrides(
-    overrides: list[Override], hydra: Any, config_name: str | None
-) -> tuple[list[str], list[Override]]:
+def split_overrides(overrides: list[Override], hydra: Any, config_name: str | None) -> tuple[list[str], list[Override]]:
     """Choices of a file, ready for Hydra, and the rest.
 
     Args:
@@ -66,6 +65,9 @@ def split_overrides(
             values.append(override)
         elif override.deletes:
             groups.append(override.text)
+        elif override.value and override.value.lstrip("-")[:1].isdigit():
+            options = ", ".join(loader.get_group_options(override.key.partition("@")[0]))
+            raise ConfigError(f"{override.text}: expected a file of conf/{override.key}. Options: {options}.")
         else:  # `+` where no defaults list names the group, whichever way it was typed
             groups.append(f"{'' if override.key in chosen else '+'}{override.key}={override.value}")
     return groups, values

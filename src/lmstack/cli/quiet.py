@@ -5,7 +5,7 @@ import os
 import warnings
 
 # Modules whose warnings are about their own insides; ours and the user's own are shown.
-_CHATTY = ("lightning", "torch", "torchmetrics", "litdata", "tensorboard", "hydra", "omegaconf", "jsonargparse", "google")
+_CHATTY = ("lightning", "torch", "torchmetrics", "litdata", "tensorboard", "hydra", "omegaconf", "jsonargparse")
 
 
 def quieten() -> None:

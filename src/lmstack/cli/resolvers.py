@@ -14,8 +14,11 @@ RUN_ID = "LMSTACK_RUN_ID"
 
 def register_resolvers() -> None:
     """Make `${run_id:}`, `${vocab_size:folder}`, `${mul:a,b}` and `${div:a,b}` known to OmegaConf."""
-    for name, function in {"run_id": run_id, "vocab_size": vocab_size, "mul": _multiply, "div": _divide}.items():
-        OmegaConf.register_new_resolver(name, function, replace=True)
+    register = OmegaConf.register_new_resolver
+    register("run_id", run_id, replace=True)
+    register("vocab_size", vocab_size, replace=True)
+    register("mul", _multiply, replace=True)
+    register("div", _divide, replace=True)
 
 
 def run_id() -> str:
@@ -35,7 +38,7 @@ def vocab_size(corpus: str) -> int:
         ConfigError: There is no manifest, or it is not one.
     """
     if "://" in corpus:
-        import fsspec
+        import fsspec  # type: ignore[import-untyped]
 
         with fsspec.open(f"{corpus.rstrip('/')}/manifest.json") as file:
             text = file.read().decode()
@@ -50,7 +53,7 @@ def vocab_size(corpus: str) -> int:
     try:
         return int(json.loads(text)["tokenizer"]["vocab_size"])
     except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"data.path: {corpus}/manifest.json is damaged ({error!r}). Build the corpus anew.") from error
+        raise ConfigError(f"data.path: {corpus}/manifest.json is damaged ({error!r}): build it anew.") from error
 
 
 def _multiply(a: float, b: float) -> float:

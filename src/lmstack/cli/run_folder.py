@@ -36,7 +36,7 @@ def choose_run_to_continue(composition: Composition) -> bool:
     Returns:
         Whether the config must be composed again.
     """
-    own = os.environ[RUN_ID] if RUN_ID in os.environ else None
+    own = os.environ.get(RUN_ID)
     if own is None or composition.values.get("ckpt_path") != "last" or not has_run_id(composition):
         return False
     folder = str(composition.values["trainer"]["default_root_dir"])

@@ -1,11 +1,12 @@
 """config.yaml of a run: everything resolved, so that `lmstack fit --config <it>` repeats the run."""
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-import yaml
+import yaml  # type: ignore[import-untyped]
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
@@ -76,14 +77,14 @@ class SaveConfig(L.Callback):
     def __init__(self, config: dict[str, Any]) -> None:
         self.config = config
 
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write.
 
         Args:
             trainer: The trainer.
             pl_module: The stage.
-            stage: `fit`.
         """
+        del pl_module
         if trainer.is_global_zero and not getattr(trainer, "fast_dev_run", False):
             write_config(Path(trainer.default_root_dir), self.config)
 
@@ -98,8 +99,27 @@ def write_config(folder: Path, config: dict[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     path, text = folder / NAME, yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
     if path.exists() and path.read_text() != text:
+        for line in differences(yaml.safe_load(path.read_text()), config):
+            print(f"other than when the run began: {line}", file=sys.stderr)
         number = next(n for n in range(1, 10**6) if not (folder / f"config.{n}.yaml").exists())
         path.rename(folder / f"config.{number}.yaml")
     beside = folder / f".{NAME}.partial"
     beside.write_text(text)
     os.replace(beside, path)
+
+
+def differences(old: Any, new: Any, key: str = "") -> list[str]:
+    """Keys whose values differ: `model.optimizer.lr 0.1 -> 0.2`.
+
+    Args:
+        old: A config.
+        new: Another.
+        key: Where both stand, with dots.
+    """
+    if not isinstance(old, dict) or not isinstance(new, dict):
+        return [] if old == new else [f"{key} {old!r} -> {new!r}"]
+    return [
+        line
+        for name in dict.fromkeys([*old, *new])
+        for line in differences(old.get(name), new.get(name), f"{key}.{name}" if key else str(name))
+    ]

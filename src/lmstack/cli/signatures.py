@@ -128,6 +128,19 @@ def kinds(hint: Any) -> dict[str, type]:
     return by_kind
 
 
+def literals(hint: Any) -> list[str]:
+    """The words of a `Literal`, or of all those in a union.
+
+    Args:
+        hint: A type hint.
+    """
+    return list(
+        dict.fromkeys(
+            str(word) for m in members(hint) if typing.get_origin(m) is Literal for word in typing.get_args(m)
+        )
+    )
+
+
 def type_name(hint: Any) -> str:
     """A type in the words of a config file.
 
@@ -141,11 +154,12 @@ def type_name(hint: Any) -> str:
     if choices := kinds(hint):
         nullable = " or null" if type(None) in members(hint) else ""
         return f"a mapping with kind: {' | '.join(choices)}{nullable}"
+    if words := literals(hint):
+        others = [type_name(member) for member in members(hint) if typing.get_origin(member) is not Literal]
+        return " | ".join([f"one of {', '.join(words)}", *others])
     if len(members(hint)) > 1:
         return " | ".join(dict.fromkeys(type_name(member) for member in members(hint)))
     origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Literal:
-        return "one of " + ", ".join(str(arg) for arg in args)
     if dataclasses.is_dataclass(hint):
         return f"a mapping ({getattr(hint, '__name__', hint)})"
     if origin is not None:

@@ -44,13 +44,14 @@ class SweepJob:
         """Run, unless an earlier attempt at the sweep has done so with the same values.
 
         Args:
-            config: As composed by the launcher; unused, since the run composes its own.
+            config: As composed by the launcher; the run composes its own.
 
         Raises:
             RuntimeError: The run failed; the message names its log.
         """
         from hydra.core.hydra_config import HydraConfig
 
+        del config
         job = HydraConfig.get()
         folder = Path(job.runtime.output_dir)
         overrides = [text for text in job.overrides.task if not text.startswith("++ckpt_path=")]
@@ -58,13 +59,13 @@ class SweepJob:
         done = _read_result(result, overrides)
         if done is not None:
             print(f"[{job.job.num}] {shlex.join(overrides)}  done before: {_said(done)}", flush=True)
-            return done["objective"]
+            return _objective(done)
         print(f"[{job.job.num}] {shlex.join(overrides)}", flush=True)
         begin = time.monotonic()
         folder.mkdir(parents=True, exist_ok=True)
         log = folder / "log.txt"
-        argv = [sys.executable, "-m", "lmstack", self.command, "--config", self.config, *job.overrides.task, *self.fixed]
-        argv.append(f"++trainer.default_root_dir={json.dumps(str(folder))}")
+        argv = [sys.executable, "-m", "lmstack", self.command, "--config", self.config, *job.overrides.task]
+        argv += [*self.fixed, f"++trainer.default_root_dir={json.dumps(str(folder))}"]
         environment = {**os.environ, RUN_ID: f"{folder.parent.name}-{folder.name}", "LMSTACK_RESULT": str(result)}
         with log.open("w") as file:
             status = _run(argv, file, environment)
@@ -74,7 +75,7 @@ class SweepJob:
         outcome = json.loads(result.read_text()) if result.exists() else {"objective": None, "metrics": {}}
         result.write_text(json.dumps({**outcome, "overrides": overrides}, indent=1))
         print(f"[{job.job.num}] {_said(outcome)} in {time.monotonic() - begin:.0f} s", flush=True)
-        return outcome["objective"]
+        return _objective(outcome)
 
 
 def _run(argv: list[str], log: IO[str], environment: dict[str, str]) -> int:
@@ -169,6 +170,10 @@ def _read_result(path: Path, overrides: list[str]) -> dict[str, Any] | None:
         return None
     result: dict[str, Any] = json.loads(path.read_text())
     return result if result.get("overrides") == overrides else None
+
+
+def _objective(result: dict[str, Any]) -> float | None:
+    return None if result["objective"] is None else float(result["objective"])
 
 
 def _said(result: dict[str, Any]) -> str:

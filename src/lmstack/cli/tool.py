@@ -29,7 +29,6 @@ def run_tool(command: str, function_paths: str | Mapping[str, str], argv: list[s
         ConfigError: The command line or config is wrong.
     """
     if not isinstance(function_paths, str):
-        names = ", ".join(function_paths)
         if not argv or argv[0] in ("-h", "--help"):
             print(f"usage: lmstack {command} <{' | '.join(function_paths)}> [key=value ...]\n")
             for name, path in function_paths.items():
@@ -39,9 +38,8 @@ def run_tool(command: str, function_paths: str | Mapping[str, str], argv: list[s
         name, *argv = argv
         if name not in function_paths:
             near = difflib.get_close_matches(name, function_paths, 1)
-            raise ConfigError(
-                f"lmstack {command}: no such command {name!r}. " + (f"Did you mean {near[0]}?" if near else f"Commands: {names}.")
-            )
+            hint = f"Did you mean {near[0]}?" if near else f"Commands: {', '.join(function_paths)}."
+            raise ConfigError(f"lmstack {command}: no such command {name!r}. {hint}")
         return run_tool(f"{command} {name}", function_paths[name], argv)
     function = _load(function_paths)
     arguments = parse_arguments(argv)

@@ -11,8 +11,9 @@ from typing import Any
 
 import lightning.pytorch as pl
 from jsonargparse import ArgumentError, Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from lmstack.cli.compose import Composition
 from lmstack.cli.explain import condensed, mistakes
@@ -22,6 +23,7 @@ from lmstack.cli.quiet import after_lightning
 from lmstack.cli.run_folder import CHECKPOINTS, refuse_used_folder, remove_old_run, resolve_checkpoint
 from lmstack.cli.saved_config import SaveConfig, saved_config
 from lmstack.cli.stage_table import Stage, load_stage
+from lmstack.models.checkpoint_folder import folder_name
 
 RESULT = "LMSTACK_RESULT"
 _PRIVATE = ("stage", "vars", "overwrite", "hydra", "callbacks", "logger")
@@ -42,41 +44,65 @@ def train(command: str, composition: Composition) -> int:
     """
     after_lightning()
     config = composition.values
+    checkpoint = resolve_checkpoint(command, config)
+    is_first_process = rank_zero_only.rank in (None, 0)
     if command == "fit":
         refuse_no_length(config)
-    checkpoint = resolve_checkpoint(command, config)
-    first_process = rank_zero_only.rank in (None, 0)
-    if command == "fit" and first_process:
-        if config.get("ckpt_path") is None:
-            refuse_used_folder(composition)
-        elif checkpoint is None:
-            print("ckpt_path=last: no checkpoint yet, starting at step 0", file=sys.stderr)
-        else:
-            print(f"going on from {checkpoint}", file=sys.stderr)
-    arguments = lightning_arguments(config) | {"ckpt_path": str(checkpoint) if checkpoint else None}
-    cli = RunCLI(command, load_stage(config["stage"]), composition, arguments)
+        if is_first_process:
+            _check_start(composition, checkpoint)
+    cli = _build(command, composition, checkpoint)
     folder = Path(config["trainer"]["default_root_dir"])
-    if config.get("overwrite") and command == "fit" and checkpoint is None and first_process:
+    if command == "fit" and is_first_process and checkpoint is None and config.get("overwrite"):
         remove_old_run(folder)
-    with _nothing_left_of_a_false_start(cli, folder, first_process):
-        try:
-            cli.run_command()
-        except SystemExit as error:
-            if isinstance(error.__context__, KeyboardInterrupt):  # Lightning turns Ctrl-C into exit status 1
-                raise KeyboardInterrupt from None
-            return error.code if isinstance(error.code, int) else 0
-    _write_result(cli.trainer, config)
+    with _nothing_left_of_a_false_start(cli, folder, is_first_process):
+        exit_status = _run(cli)
+    if checkpoint is not None and command == "fit" and checkpoint.name == folder_name(cli.trainer.global_step):
+        print(f"nothing left to do: the run ends at step {cli.trainer.global_step}", file=sys.stderr)
+    if exit_status == 0:
+        _write_result(cli.trainer, config)
+    return exit_status
+
+
+def _check_start(composition: Composition, checkpoint: Path | None) -> None:
+    """Say where training starts, and refuse to start over another run."""
+    folder = Path(composition.values["trainer"]["default_root_dir"])
+    if checkpoint is None or folder.resolve() not in checkpoint.resolve().parents:
+        refuse_used_folder(composition)
+    if checkpoint is not None:
+        print(f"going on from {checkpoint}", file=sys.stderr)
+    elif composition.values.get("ckpt_path") == "last":
+        print("ckpt_path=last: no checkpoint yet, starting at step 0", file=sys.stderr)
+
+
+def _build(command: str, composition: Composition, checkpoint: Path | None) -> "RunCLI":
+    config = composition.values
+    arguments = lightning_arguments(config) | {"ckpt_path": str(checkpoint) if checkpoint else None}
+    if command != "fit":  # the metrics of the run are not touched; the result is printed
+        arguments["trainer"]["logger"] = False
+    try:
+        return RunCLI(command, load_stage(config["stage"]), composition, arguments)
+    except (ValueError, MisconfigurationException) as error:  # a constructor says what the types cannot
+        raise ConfigError(str(error).strip()) from error
+
+
+def _run(cli: "RunCLI") -> int:
+    try:
+        cli.run_command()
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # Lightning turns Ctrl-C into exit status 1
+            raise KeyboardInterrupt from None
+        return error.code if isinstance(error.code, int) else 0
     return 0
 
 
 @contextmanager
-def _nothing_left_of_a_false_start(cli: "RunCLI", folder: Path, first_process: bool) -> Iterator[None]:
+def _nothing_left_of_a_false_start(cli: "RunCLI", folder: Path, is_first_process: bool) -> Iterator[None]:
     """Remove a folder that this run made, when it fails before its first step."""
     is_new = not folder.exists()
     try:
         yield
     except BaseException:
-        if is_new and first_process and cli.trainer.global_step == 0 and not any(folder.glob(f"{CHECKPOINTS}/*")):
+        if is_new and is_first_process and cli.trainer.global_step == 0 and not any(folder.glob(f"{CHECKPOINTS}/*")):
             shutil.rmtree(folder, ignore_errors=True)
         raise
 
@@ -90,7 +116,7 @@ def lightning_arguments(config: dict[str, Any]) -> dict[str, Any]:
     arguments = {key: value for key, value in config.items() if key not in _PRIVATE}
     trainer = dict(arguments.get("trainer") or {})
     if not trainer.get("default_root_dir"):
-        raise ConfigError("trainer.default_root_dir: required, not given. Set it to the run's folder, such as runs/name")
+        raise ConfigError("trainer.default_root_dir: required, not given. Set it to the folder of the run.")
     steps = given_max_steps(config)
     # With steps given the loader has no end of its own; with tokens given, its one pass is the run.
     trainer |= {"max_steps": -1, "max_epochs": 1} if steps is None else {"max_steps": steps, "max_epochs": -1}
@@ -180,7 +206,7 @@ class RunCLI(LightningCLI):
         """The trainer, with what every run needs.
 
         Args:
-            kwargs: Further arguments.
+            **kwargs: Further arguments.
         """
         given = self._get(self.config_init, "trainer")
         callbacks = [*(given["callbacks"] or [])]

@@ -77,7 +77,7 @@ def _best_step(
         with precision:
             hidden = transformer(tokens[:, :-1])
             sums = chunked_cross_entropy_sum(hidden, transformer.head_weight, tokens[:, 1:], chunk_size=4096)
-        sums.cross_entropy.backward()
+        torch.autograd.backward(sums.cross_entropy)
         if tokens.device.type == "cuda":
             torch.cuda.synchronize(tokens.device)
         transformer.zero_grad()
