@@ -37,7 +37,7 @@ class AdamWConfig:
 
 @dataclass(frozen=True)
 class MuonConfig:
-    """Muon (https://kellerjordan.github.io/posts/muon/) for matrices inside blocks, AdamW for embeddings, head, norms and biases.
+    """Muon (https://kellerjordan.github.io/posts/muon/) for the matrices inside blocks, AdamW for everything else.
 
     Attributes:
         lr: Peak learning rate of Muon.

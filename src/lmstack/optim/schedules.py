@@ -44,8 +44,9 @@ class LinearSchedule:
     kind: Literal["linear"] = "linear"
 
     def __post_init__(self) -> None:
-        """Check the durations."""
+        """Check the durations and the range."""
         parse_duration(self.warmup)
+        _check_final(self.final)
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,9 @@ class CosineSchedule:
     kind: Literal["cosine"] = "cosine"
 
     def __post_init__(self) -> None:
-        """Check the durations."""
+        """Check the durations and the range."""
         parse_duration(self.warmup)
+        _check_final(self.final)
 
 
 @dataclass(frozen=True)
@@ -84,9 +86,10 @@ class WSDSchedule:
     kind: Literal["wsd"] = "wsd"
 
     def __post_init__(self) -> None:
-        """Check the durations."""
+        """Check the durations and the range."""
         parse_duration(self.warmup)
         parse_duration(self.decay)
+        _check_final(self.final)
 
 
 @dataclass(frozen=True)
@@ -180,7 +183,12 @@ _DECAYS: dict[str, Callable[[float], float]] = {
 def _progress(step: int, begin: int, end: int) -> float:
     if step >= end:
         return 1.0
-    return max(0.0, (step - begin) / (end - begin))
+    return (step - begin) / (end - begin) if step > begin else 0.0
+
+
+def _check_final(final: float) -> None:
+    if not 0.0 <= final <= 1.0:
+        raise ValueError(f"schedule.final={final}: must be in [0, 1], a share of the peak learning rate.")
 
 
 def _check_wsd(schedule: WSDSchedule, warmup: int, decay: int, total_steps: int | None) -> None:
