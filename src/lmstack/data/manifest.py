@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from lmstack.data.shard_format import INDEX_FILE, read_index, write_json
 
@@ -106,7 +106,7 @@ class Manifest:
         return SplitSummary(*sums, sha256=combine_hashes([part.sha256 for part in parts]))
 
     @classmethod
-    def load(cls, file: Path) -> Self:
+    def load(cls, file: Path) -> "Manifest":
         """Read a manifest.
 
         Args:
@@ -126,7 +126,7 @@ class Manifest:
         return cls.from_dict(content, str(folder))
 
     @classmethod
-    def from_dict(cls, content: dict[str, Any], where: str) -> Self:
+    def from_dict(cls, content: dict[str, Any], where: str) -> "Manifest":
         """The inverse of `to_dict`.
 
         Args:

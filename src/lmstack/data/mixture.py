@@ -93,7 +93,8 @@ class Mixture:
         sizes = np.array(self.num_tokens)[source]
         keys = _mix(_key(self.seed, 2 * source + 1, epoch))
         offset = (keys % sizes.astype(np.uint64)).astype(np.int64)
-        return (offset + row * self.sequence_length) % sizes
+        starts: np.ndarray = (offset + row * self.sequence_length) % sizes
+        return starts
 
     def _permute(self, index: np.ndarray, epoch: np.ndarray, size: int, stream: int) -> np.ndarray:
         return permute(index, _key(self.seed, np.full_like(epoch, 2 * stream), epoch), size)
@@ -137,7 +138,8 @@ def _mix(x: np.ndarray) -> np.ndarray:
     x = x + np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    mixed: np.ndarray = x ^ (x >> np.uint64(31))
+    return mixed
 
 
 def _key(seed: int, stream: np.ndarray, epoch: np.ndarray) -> np.ndarray:

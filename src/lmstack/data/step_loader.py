@@ -13,11 +13,13 @@ from lmstack.data.batch import TokenBatch
 from lmstack.data.batch_size import BatchSizePlan
 from lmstack.data.mixture import Mixture
 from lmstack.data.packing import pack_rows
-from lmstack.data.token_shards import TokenRows, TokenShards
+from lmstack.data.token_shards import TokenRows, TokenShards, gather_rows
 from lmstack.tokenization.tokenizer import Tokenizer
 
 ENDLESS = 10**9
 """The length of a loader that never ends; one that has a length is not read ahead by Lightning."""
+
+_STRETCH_ROWS = 2048
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class TrainRows(Dataset[list[TokenBatch]]):
         self.byte_lengths = tokenizer.byte_lengths
         self.micro_batch_size = micro_batch_size
         self.rank = rank
+        self._stretch = 0, mixture.rows(np.arange(0))
 
     def __getitem__(self, position: int) -> list[TokenBatch]:
         """The micro-batches of a step; as many on every rank, padded where rows run out.
@@ -80,8 +83,8 @@ class TrainRows(Dataset[list[TokenBatch]]):
         share = self.rank.share(num_rows)
         largest_share = -(-num_rows // self.rank.world_size)
         positions = np.arange(position + share.start, position + share.stop)
-        rows = self.mixture.rows(positions)
-        tokens = _gather(self.shards, rows.source, rows.start, self.mixture.sequence_length + 1)
+        source, starts = self._order(position + share.start, position + share.stop)
+        tokens = gather_rows(self.shards, source, starts, self.mixture.sequence_length + 1)
         lengths = self._lengths(positions)
         return [
             pack_rows(
@@ -94,12 +97,22 @@ class TrainRows(Dataset[list[TokenBatch]]):
             for i in range(0, largest_share, self.micro_batch_size)
         ]
 
+    def _order(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """Source and start of the rows at some positions, cut from a longer stretch: many cost hardly more than one."""
+        first, rows = self._stretch
+        if start < first or stop > first + len(rows.source):
+            first, rows = start, self.mixture.rows(np.arange(start, max(stop, start + _STRETCH_ROWS)))
+            self._stretch = first, rows
+        own = slice(start - first, stop - first)
+        return rows.source[own], rows.start[own]
+
     def _lengths(self, positions: Int64[np.ndarray, " N"]) -> Int64[np.ndarray, " N"]:
         """Tokens of each row that belong to the run: all, but for a last row that `max_tokens` cuts."""
         length = self.mixture.sequence_length
         if self.plan.max_tokens is None:
             return np.full(len(positions), length)
-        return np.minimum(length, self.plan.max_tokens - positions * length)
+        lengths: np.ndarray = np.minimum(length, self.plan.max_tokens - positions * length)
+        return lengths
 
 
 class StepLoader:
@@ -219,7 +232,7 @@ class ValidationRows(Dataset[TokenBatch]):
         source = np.searchsorted(self._ends, rows, side="right")
         counts = np.diff(self._ends, prepend=0)
         starts = (rows - (self._ends - counts)[source]) * self.sequence_length
-        tokens = _gather(self.shards, source, starts, self.sequence_length + 1)
+        tokens = gather_rows(self.shards, source, starts, self.sequence_length + 1)
         labels_left = np.array([self._num_labels(shard) for shard in self.shards])[source] - starts
         return pack_rows(
             tokens,
@@ -284,14 +297,3 @@ class _Indices(torch.utils.data.Sampler[int]):
 
 def _unchanged(item: Any) -> Any:
     return item
-
-
-def _gather(shards: list[TokenShards], source: np.ndarray, starts: np.ndarray, length: int) -> TokenRows:
-    if len(shards) == 1 or len(np.unique(source)) == 1:
-        return shards[int(source[0]) if len(source) else 0].gather(starts, length)
-    parts = TokenRows(*(np.empty((len(source), length), dtype=np.int64) for _ in TokenRows._fields))
-    for index in np.unique(source):
-        own = source == index
-        for part, values in zip(parts, shards[index].gather(starts[own], length), strict=True):
-            part[own] = values
-    return parts

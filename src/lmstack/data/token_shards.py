@@ -2,6 +2,7 @@
 
 import os
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -93,26 +94,29 @@ class TokenShards:
             starts: Index in the stream of each stretch's first token.
             length: Tokens in a stretch.
         """
-        tokens = np.empty((len(starts), length), dtype=np.int64)
-        opens = np.zeros((len(starts), length), dtype=bool)
-        for row, start in enumerate(starts.tolist()):
-            self._copy(start, tokens[row], opens[row])
-        return TokenRows(tokens, *_document_and_position_ids(opens))
+        return gather_rows([self], np.zeros(len(starts), dtype=np.int64), starts, length)
 
-    def _copy(self, start: int, tokens: np.ndarray, opens: np.ndarray) -> None:
-        """Fill a row with tokens, and mark those that open a document."""
-        done = 0
+    def copy_row(self, start: int, tokens: Int64[np.ndarray, " T"], opens: Bool[np.ndarray, " T"]) -> None:
+        """Fill a row with the stretch that begins at `start`; past the end of the stream it begins again.
+
+        Args:
+            start: Index in the stream of the first token.
+            tokens: Filled with tokens.
+            opens: Made true where a token opens a document; false on entry.
+        """
+        size, done = self.dtype.itemsize, 0
         while done < len(tokens):
             position = (start + done) % self.num_tokens
-            chunk = int(np.searchsorted(self._starts, position, side="right")) - 1
+            chunk = int(self._starts.searchsorted(position, side="right")) - 1
             boundaries, stored = self._chunk(chunk)
             begin = position - int(self._starts[chunk])
             count = min(len(tokens) - done, len(stored) - begin)
             tokens[done : done + count] = stored[begin : begin + count]
-            origin, size = header_bytes(self.chunks[chunk].num_documents), self.dtype.itemsize
+            origin = header_bytes(self.chunks[chunk].num_documents)
             window = np.array([origin + begin * size, origin + (begin + count) * size], dtype=np.uint32)
-            first, last = np.searchsorted(boundaries[:-1], window)
-            opens[done + (boundaries[first:last].astype(np.int64) - origin) // size - begin] = True
+            first, last = boundaries[:-1].searchsorted(window)  # of one type: another would copy the boundaries
+            if first < last:
+                opens[done + (boundaries[first:last].astype(np.int64) - origin) // size - begin] = True
             done += count
 
     def _token_index(self, chunk: int, offset: np.uint32) -> int:
@@ -126,7 +130,7 @@ class TokenShards:
         info = self.chunks[index]
         file = local_copy(self.folder, info.filename)
         try:
-            content = np.memmap(file, dtype=np.uint8, mode="r")
+            content: np.ndarray = np.memmap(file, dtype=np.uint8, mode="r")
         except (OSError, ValueError) as error:
             raise ValueError(f"The shard {file} cannot be read: {error}. Build the corpus again.") from error
         if len(content) != info.file_size(self.dtype):
@@ -134,6 +138,7 @@ class TokenShards:
                 f"The shard {file} is damaged: {len(content)} bytes, expected {info.file_size(self.dtype)}. "
                 "Build the corpus again with overwrite=true."
             )
+        content = content.view(np.ndarray)  # slices of plain arrays are made ten times faster
         origin = header_bytes(info.num_documents)
         self._open[index] = content[4:origin].view(np.uint32), content[origin:].view(self.dtype)
         if len(self._open) > _MAX_OPEN_CHUNKS:
@@ -144,11 +149,22 @@ class TokenShards:
         return {**self.__dict__, "_open": OrderedDict()}
 
 
-def _document_and_position_ids(
-    opens: Bool[np.ndarray, "N T"],
-) -> tuple[Int64[np.ndarray, "N T"], Int64[np.ndarray, "N T"]]:
-    """Document and position of every token in its row, from the marks of tokens that open a document."""
-    opens[:, 0] = True
-    columns = np.arange(opens.shape[1])
+def gather_rows(
+    shards: Sequence[TokenShards], source: Int64[np.ndarray, " N"], starts: Int64[np.ndarray, " N"], length: int
+) -> TokenRows:
+    """Stretches of several streams.
+
+    Args:
+        shards: The streams.
+        source: Which stream each stretch is of.
+        starts: Index in its stream of each stretch's first token.
+        length: Tokens in a stretch.
+    """
+    tokens = np.empty((len(starts), length), dtype=np.int64)
+    opens = np.zeros((len(starts), length), dtype=bool)
+    for row, (index, start) in enumerate(zip(source.tolist(), starts.tolist(), strict=True)):
+        shards[index].copy_row(start, tokens[row], opens[row])
+    opens[:, 0] = True  # what a row begins in the middle of counts as a document of its own
+    columns = np.arange(length)
     position_ids = columns - np.maximum.accumulate(np.where(opens, columns, 0), axis=1)
-    return np.cumsum(opens, axis=1) - 1, position_ids
+    return TokenRows(tokens, np.cumsum(opens, axis=1) - 1, position_ids)

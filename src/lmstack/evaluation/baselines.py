@@ -2,6 +2,7 @@
 
 import lzma
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -47,9 +48,7 @@ def corpus_baselines(path: str) -> dict[str, float]:
     if not corpus.manifest.total("validation").tokens:
         raise ValueError(f"The corpus {path} has no validation side. Build it with validation_fraction above 0.")
     train, validation = (_documents(corpus, split) for split in ("train", "validation"))
-    texts = [
-        "".join(corpus.tokenizer.decode(d, skip_special=True) for d in side).encode() for side in (train, validation)
-    ]
+    texts = [_text(corpus, side) for side in (train, validation)]
     vocab_size, eot_id = corpus.tokenizer.vocab_size, corpus.tokenizer.eot_id
     bits = trigram_bits(train, validation, vocab_size=vocab_size, eot_id=eot_id)
     return {
@@ -67,9 +66,13 @@ def xz_bits_per_byte(train_text: bytes, validation_text: bytes) -> float:
         train_text: What the compressor has seen; up to its window of 64 MiB counts.
         validation_text: What is measured; not empty.
     """
-    before = len(lzma.compress(train_text, preset=9 | lzma.PRESET_EXTREME))
-    after = len(lzma.compress(train_text + validation_text, preset=9 | lzma.PRESET_EXTREME))
+    with ThreadPoolExecutor(2) as pool:  # the compressor lets go of the interpreter
+        before, after = pool.map(_xz_size, (train_text, train_text + validation_text))
     return 8 * (after - before) / len(validation_text)
+
+
+def _xz_size(text: bytes) -> int:
+    return len(lzma.compress(text, preset=9 | lzma.PRESET_EXTREME))
 
 
 def trigram_bits(
@@ -182,10 +185,12 @@ def _lookup(model: Trigram, stream: TokenStream) -> _Evidence:
     contexts += [counts(keys) for counts, keys in zip(model.contexts, _context_keys(stream, model.base), strict=True)]
     hits = [counts(keys) for counts, keys in zip(model.ngrams, _keys(stream, model.base), strict=True)]
     frequencies = [hit / np.maximum(context, 1) for hit, context in zip(hits, contexts, strict=True)]
-    buckets = [
-        np.minimum(np.frexp(context.astype(float))[1], _NUM_BUCKETS - 1).astype(np.int64) for context in contexts
-    ]
-    return _Evidence(frequencies, buckets, 1 / model.vocab_size)
+    return _Evidence(frequencies, [_bucket(context) for context in contexts], 1 / model.vocab_size)
+
+
+def _bucket(counts: np.ndarray) -> np.ndarray:
+    buckets: np.ndarray = np.minimum(np.frexp(counts.astype(float))[1], _NUM_BUCKETS - 1).astype(np.int64)
+    return buckets
 
 
 def _interpolate(evidence: _Evidence, weights: list[np.ndarray]) -> list[np.ndarray]:
@@ -213,6 +218,11 @@ def _fit(evidence: _Evidence) -> list[Float64[np.ndarray, " K"]]:
         lower = weight[bucket] * frequency + (1 - weight[bucket]) * lower
         weights.append(weight)
     return weights
+
+
+def _text(corpus: Corpus, documents: Sequence[np.ndarray]) -> bytes:
+    """The text of documents one after another; nothing marks their ends, which spares the compressor to code them."""
+    return "".join(corpus.tokenizer.decode(document.tolist(), skip_special=True) for document in documents).encode()
 
 
 def _documents(corpus: Corpus, split: Split) -> list[np.ndarray]:

@@ -343,8 +343,8 @@ def _refuse_empty_side(manifest: Manifest, plan: _Plan) -> None:
         documents = sum(manifest.total(split).documents for split in SPLITS)
         raise ValueError(
             f"The {empty[0]} side is empty: validation_fraction={manifest.validation_fraction} of {documents} "
-            f"documents with seed={manifest.seed}. Change the fraction or the seed, cut the text into more documents with "
-            "`separator`, or name validation_sources."
+            f"documents with seed={manifest.seed}. Change the fraction or the seed, cut the text into more "
+            "documents with `separator`, or name validation_sources."
         )
 
 

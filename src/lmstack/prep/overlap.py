@@ -35,7 +35,7 @@ def refuse_overlap(output: Path, partitions: Sequence[Partition], tokenizer: Tok
         first = before.get(partition.source_name, 0)
         for index in shared[: _NUM_EXAMPLES - len(examples)]:
             shards = TokenShards(output / "train" / partition.source_name)
-            text = tokenizer.decode(shards.document(first + int(index)), skip_special=True)
+            text = tokenizer.decode(shards.document(first + int(index)).tolist(), skip_special=True)
             examples.append(f"{text[:80]!r} ({partition.source_name})")
         before[partition.source_name] = first + len(digests)
     if num_shared:

@@ -9,8 +9,8 @@ import hashlib
 import os
 import sysconfig
 import tokenize
-from collections.abc import Callable, Iterator
-from functools import lru_cache
+from collections.abc import Iterator
+from functools import cache, lru_cache
 from pathlib import Path, PurePosixPath
 
 _LEFT_OUT_FOLDERS = frozenset(
@@ -26,6 +26,9 @@ _SAME_GROUP = {"sre_compile": "re", "sre_constants": "re", "sre_parse": "re", "c
 _SMALLEST_TEXT = 64
 """Bytes. What is smaller is a licence line or a comment, and the same in many modules."""
 
+REFERENCE = "python:reference"
+_MODULE_TEXTS = ("python:docstrings", "python:source")
+
 _Definition = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -35,8 +38,10 @@ def sizes(name: str) -> list[int]:
     Args:
         name: `python:reference`, `python:docstrings` or `python:source`.
     """
-    if _extractor(name) is None:
+    if name == REFERENCE:
         return [len(text.encode()) for text, _ in _topics()]
+    if name not in _MODULE_TEXTS:
+        raise ValueError(f"{name!r} is not a text of this Python. Use one of {sorted((REFERENCE, *_MODULE_TEXTS))}.")
     return [module_file.stat().st_size for module_file, _ in _modules()]
 
 
@@ -48,14 +53,12 @@ def documents(name: str, start: int, stop: int) -> Iterator[tuple[str, str]]:
         start: First item.
         stop: One past the last.
     """
-    extract = _extractor(name)
-    if extract is None:
+    if name == REFERENCE:
         for text, topic in _topics()[start:stop]:
             yield text, f"topic {topic}"
         return
     for file, relative in _modules()[start:stop]:
-        with tokenize.open(file) as stream:  # reads the encoding declared in the file
-            text = extract(_module_name(relative), stream.read())
+        text = _both_texts(file, _module_name(relative))[_MODULE_TEXTS.index(name)]
         yield text if len(text.encode()) >= _SMALLEST_TEXT else "", f"module {module_group(relative)}"
 
 
@@ -72,30 +75,30 @@ def module_group(relative: str) -> str:
     return _SAME_GROUP.get(stem, stem)
 
 
-def docstrings(module: str, source: str) -> str:
+def docstrings(module: str, tree: ast.Module) -> str:
     """Every docstring of a module under the name of what it documents, in order.
 
     Args:
         module: Dotted name of the module.
-        source: Its source code.
+        tree: The parsed module.
     """
     entries = []
-    for name, node in _definitions(ast.parse(source), module):
+    for name, node in _definitions(tree, module):
         text = ast.get_docstring(node, clean=True)
         if text and text.strip():
             entries.append(f"{name}{_signature(node)}\n\n{text.strip()}\n")
     return "\n\n".join(entries)
 
 
-def without_docstrings(module: str, source: str) -> str:
+def without_docstrings(source: str, tree: ast.Module) -> str:
     """The source code of a module with its docstrings cut out; it still parses.
 
     Args:
-        module: Dotted name of the module.
-        source: Its source code.
+        source: The source code, its lines ended by line feeds.
+        tree: The same, parsed.
     """
-    lines = source.splitlines(keepends=True)
-    for _, node in _definitions(ast.parse(source), module):
+    lines = [f"{line}\n" for line in source.split("\n")]  # as the parser counts: form feeds end no line
+    for _, node in _definitions(tree, ""):
         if ast.get_docstring(node, clean=False) is not None:
             _cut(lines, node)
     return "".join(lines).strip("\n") + "\n"
@@ -108,14 +111,12 @@ def _cut(lines: list[str], node: _Definition) -> None:
     head = lines[first].encode()[: docstring.col_offset].decode()
     tail = lines[last].encode()[docstring.end_col_offset :].decode()
     only = len(node.body) == 1 and not isinstance(node, ast.Module)
-    kept = f"{head}{'pass' if only else ''}{tail if only or head.strip() else tail.lstrip(' ;')}"
+    kept = f"{head}pass{tail}" if only else f"{head}{tail.lstrip(' ;')}"
     if not kept.strip():
         kept = ""
         following = last + 1
         if following < len(lines) and not lines[following].strip():
             lines[following] = ""  # the blank line after it
-    elif not only and not head.strip():
-        kept = head + kept.lstrip()
     lines[first : last + 1] = [kept] + [""] * (last - first)
 
 
@@ -143,11 +144,13 @@ def _signature(node: _Definition) -> str:
     return f"({ast.unparse(node.args)})" if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) else ""
 
 
-def _extractor(name: str) -> Callable[[str, str], str] | None:
-    extractors = {"python:reference": None, "python:docstrings": docstrings, "python:source": without_docstrings}
-    if name not in extractors:
-        raise ValueError(f"{name!r} is not a text of this Python. Use one of {sorted(extractors)}.")
-    return extractors[name]
+@cache
+def _both_texts(file: Path, module: str) -> tuple[str, str]:
+    """Docstrings and source of a module; parsing is what takes the time, and often both are wanted."""
+    with tokenize.open(file) as stream:  # reads the encoding declared in the file
+        source = stream.read()
+    tree = ast.parse(source)
+    return docstrings(module, tree), without_docstrings(source, tree)
 
 
 @lru_cache

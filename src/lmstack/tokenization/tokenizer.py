@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import tokenizers
@@ -50,7 +50,7 @@ class Tokenizer:
         self._backend.encode_special_tokens = True  # in a text they are text
 
     @classmethod
-    def load(cls, path: str | Path) -> Self:
+    def load(cls, path: str | Path) -> "Tokenizer":
         """The tokenizer stored in a `tokenizer.json`, or in the folder that holds one.
 
         The end-of-text token is the `eos_token` of a `tokenizer_config.json` beside it, otherwise a well-known name.
@@ -161,7 +161,7 @@ class Tokenizer:
         return {"definition": json.dumps(self._definition), "eot_token": self.eot_token}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)  # type: ignore[misc]
+        self.__init__(**state)
 
 
 def _find_eot(definition: dict[str, Any], config_file: Path) -> str | None:
@@ -171,6 +171,7 @@ def _find_eot(definition: dict[str, Any], config_file: Path) -> str | None:
         except ValueError as error:
             raise ValueError(f"{config_file} is not JSON: {error}.") from error
         eos = config.get("eos_token")
-        return eos["content"] if isinstance(eos, dict) else eos
+        name: str | None = eos["content"] if isinstance(eos, dict) else eos
+        return name
     special = {token["content"] for token in definition.get("added_tokens", []) if token.get("special")}
     return next((name for name in _KNOWN_END_OF_TEXT if name in special), None)
