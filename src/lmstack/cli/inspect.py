@@ -57,7 +57,7 @@ def data_module(config: dict[str, Any]) -> Any:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(load_stage(config["stage"]).data, "data")
     try:
-        data = parser.instantiate_classes(parser.parse_object({"data": config["data"]})).data
+        data = parser.instantiate(parser.parse_object({"data": config["data"]})).data
     except ArgumentError as error:
         raise ConfigError(condensed(str(error))) from error
     data.setup("fit")

@@ -68,7 +68,7 @@ def config_plan(config: dict[str, Any], *, world_size: int | None, speed: Any) -
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(load_stage(config["stage"]).data, "data")
     try:
-        data = parser.instantiate_classes(parser.parse_object({"data": config["data"]})).data
+        data = parser.instantiate(parser.parse_object({"data": config["data"]})).data
     except ArgumentError as error:
         raise ConfigError(condensed(str(error))) from error
     transformer = TransformerConfig.from_dict(config["model"]["transformer"])

@@ -75,7 +75,7 @@ def tool_arguments(function: Callable[..., Any], arguments: Arguments) -> dict[s
     parser = ArgumentParser(exit_on_error=False)
     parser.add_function_arguments(function, fail_untyped=False)
     try:
-        parsed = parser.instantiate_classes(parser.parse_object(values))
+        parsed = parser.instantiate(parser.parse_object(values))
     except ArgumentError as error:
         raise ConfigError("\n".join(mistakes_in(values, signature)) or condensed(str(error))) from error
     return {name: parsed[name] for name in signature.parameters}
