@@ -1,0 +1,108 @@
+"""`lmstack inspect` shows the rows that training will take, and says what is wrong with a config."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from lmstack.cli.main import main
+from lmstack.data.modules.pretraining import PretrainingData
+from lmstack.prep.build import build_corpus
+from lmstack.tokenization import byte_tokenizer
+
+CONFIG = """\
+stage: causal_lm
+data: {{path: {path}, sequence_length: 16, micro_batch_size: 2, global_batch_size: 4, max_tokens: 200}}
+trainer: {{default_root_dir: {path}/run}}
+"""
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("inspect")
+    byte_tokenizer().save(folder / "tokenizer")
+    texts = folder / "texts"
+    texts.mkdir()
+    for number in range(30):
+        (texts / f"{number}.txt").write_text(f"text {number}: " + "ab\x1b!" * (number % 7))
+    sources = {"texts": str(texts)}
+    build_corpus(folder / "corpus", sources, folder / "tokenizer", validation_fraction=0.0, num_workers=1)
+    file = folder / "study.yaml"
+    file.write_text(CONFIG.format(path=folder / "corpus"))
+    return file
+
+
+def data_module(config: Path) -> PretrainingData:
+    data = PretrainingData(str(config.parent / "corpus"), 16, 2, 4, max_tokens=200)
+    data.setup()
+    return data
+
+
+def test_it_shows_the_rows_of_the_step_that_training_takes(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = data_module(config)
+    steps = list(data.train_dataloader())
+    assert len(steps) == 4
+    for step in (0, 2):
+        assert main(["inspect", "--config", str(config), f"batch={step}", "rows=4"]) == 0
+        out = capsys.readouterr().out
+        rows = re.split(r"\nrow \d+: .*\n", out)
+        shown = [re.sub(r"──.*\n|[⟦⟧\n]", "", row) for row in rows[1:]]
+        stored = [
+            data.tokenizer.decode([*ids, labels[-1]]).replace("\x1b", "\\x1b")
+            for batch in steps[step]
+            for ids, labels in zip(batch.input_ids.tolist(), batch.labels.tolist(), strict=True)
+        ]
+        assert shown == stored
+        assert f"step {step}: 2 micro-batches, 4 rows, 64 tokens, 64 supervised" in out
+
+
+def test_documents_are_told_apart_by_their_ids_and_positions(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", "--config", str(config), "rows=4"]) == 0
+    out = capsys.readouterr().out
+    (batch, _) = next(iter(data_module(config).train_dataloader()))
+    last = int(batch.document_ids[0].max())
+    position = int(batch.position_ids[0][-1])
+    first_row = out.split("\nrow 1:")[0]
+    assert f"{last + 1} documents" in first_row
+    assert re.search(rf"── document {last} · positions 0–{position} ·", first_row) or last == 0
+
+
+def test_rows_are_two_unless_asked_for(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", "--config", str(config)]) == 0
+    assert len(re.findall(r"^row \d", capsys.readouterr().out, re.MULTILINE)) == 2
+
+
+def test_no_colour_codes_reach_a_pipe(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", "--config", str(config)]) == 0
+    assert "\x1b" not in capsys.readouterr().out
+
+
+def test_the_shorter_last_step_shows_its_padding(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", "--config", str(config), "batch=3", "rows=4"]) == 0
+    out = capsys.readouterr().out
+    assert "8 tokens, 8 supervised" in out
+    assert "── padding · 16 tokens" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["batch=4"], "batch=4: the run has 4 optimizer steps. Use 0 to 3."),
+        (["batch=few"], "batch: expected a number from 0 on, got 'few'"),
+        (["data.sequence_lenth=3"], "Did you mean data.sequence_length"),
+        (["data.sequence_length=abc"], "data.sequence_length: expected int, got 'abc'"),
+        (["data.path=nowhere"], "nowhere"),
+    ],
+)
+def test_mistakes_are_said_in_a_line(
+    config: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["inspect", "--config", str(config), *words]) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_help_says_how(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", "--help"]) == 0
+    assert "batch=0" in capsys.readouterr().out
