@@ -8,7 +8,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Int
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
@@ -262,7 +262,7 @@ class LanguageModule(L.LightningModule, ABC):
     def _is_logging_step(self) -> bool:
         return (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0
 
-    def _log_step(self, sums: list[LossSums], num_tokens: Float[Tensor, ""]) -> None:
+    def _log_step(self, sums: list[LossSums], num_tokens: Int[Tensor, ""]) -> None:
         if not self._is_logging_step():
             return
         totals = self._sum_over_ranks(torch.stack([torch.stack([s.cross_entropy, s.z_loss]) for s in sums]).sum(0).detach())
