@@ -14,7 +14,7 @@ from lmstack.models import Transformer, TransformerConfig
 from lmstack.models.accounting import count_parameters, flops_per_token, kv_cache_bytes, memory_bytes
 from lmstack.models.config import AttentionConfig, DenseConfig, LearnedConfig, NormConfig
 from lmstack.nn.kv_cache import KVCache
-from tests.models.build import config, tokens, transformer
+from tiny_transformer import config, tokens, transformer
 
 PRESETS = sorted((Path(__file__).parents[2] / "conf" / "model").glob("*.yaml"))
 SIZES = {  # total parameters at the vocabulary that the preset's comment names

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from lmstack.models import load_transformer, load_weights_grown, save_weights
 from lmstack.models.checkpoint import read_weights
 from lmstack.models.config import Llama3Scaling, RotaryConfig
-from tests.models.build import config, tokens, transformer
+from tiny_transformer import config, tokens, transformer
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -85,10 +85,10 @@ def test_a_warm_start_refuses_any_other_difference_by_name(source: dict[str, int
 
 
 def test_a_folder_without_weights_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no config.json and no whole checkpoint"):
+    with pytest.raises(ValueError, match=r"no config\.json and no whole checkpoint"):
         load_transformer(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"format": "lmstack", "transformer": config().to_dict()}))
-    with pytest.raises(ValueError, match="neither model.safetensors nor"):
+    with pytest.raises(ValueError, match=r"neither model\.safetensors nor"):
         load_transformer(tmp_path)
 
 

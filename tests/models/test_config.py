@@ -12,7 +12,7 @@ from lmstack.models.config import (
     RotaryConfig,
     YarnScaling,
 )
-from tests.models.build import config
+from tiny_transformer import config
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_a_shape_that_cannot_be_is_refused_with_one_that_can(changes: dict[str, 
 def test_contradictions_between_options_are_refused() -> None:
     with pytest.raises(ValueError, match="an RMS norm has no bias"):
         NormConfig("rms", bias=True)
-    with pytest.raises(ValueError, match="no effect without attention.window"):
+    with pytest.raises(ValueError, match=r"no effect without attention\.window"):
         AttentionConfig(full_every=2)
     with pytest.raises(ValueError, match="window=0"):
         AttentionConfig(window=0)
@@ -60,5 +60,5 @@ def test_unknown_names_and_kinds_are_refused_by_name() -> None:
         TransformerConfig.from_dict({**values, "dmi": 3})
     with pytest.raises(ValueError, match=r"transformer\.positions\.kind='rope': must be one of rotary, learned"):
         TransformerConfig.from_dict({**values, "positions": {"kind": "rope"}})
-    with pytest.raises(ValueError, match="missing.*'dim'"):
+    with pytest.raises(ValueError, match=r"missing.*'dim'"):
         TransformerConfig.from_dict({name: value for name, value in values.items() if name != "dim"})

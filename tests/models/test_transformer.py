@@ -26,7 +26,7 @@ from lmstack.models.config import (
     TransformerConfig,
 )
 from lmstack.nn.kv_cache import KVCache
-from tests.models.build import config, gradients, tokens, transformer
+from tiny_transformer import config, gradients, tokens, transformer
 
 POSITIONS = [RotaryConfig(), LearnedConfig(), AlibiConfig(), NoPositionsConfig()]
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -75,7 +75,7 @@ def test_without_causality_a_token_is_influenced_by_later_ones() -> None:
 @CAUSAL
 def test_a_document_and_its_gradients_are_not_influenced_by_another_in_its_row(variant: str) -> None:
     model = transformer(**VARIANTS[variant])
-    second = DOCUMENTS == torch.tensor([[1], [7]])
+    second = DOCUMENTS.eq(torch.tensor([[1], [7]]))
 
     def outcome(ids: Tensor) -> tuple[Tensor, Tensor]:
         """Logits of the second documents, and what their loss does to the residual stream at their tokens."""
@@ -424,9 +424,9 @@ def test_the_loss_at_step_zero_is_that_of_a_uniform_guess(scheme: Any) -> None:
 
 
 def growth_over_width(*, mup: bool) -> float:
-    """How much more the logits have moved at 16 times the width, after four steps of Adam."""
+    """How much more the logits have moved at 8 times the width, after four steps of Adam."""
     sizes = []
-    for dim in (32, 512):
+    for dim in (64, 512):
         changes = []
         for seed in range(2):
             torch.manual_seed(seed)
@@ -437,13 +437,13 @@ def growth_over_width(*, mup: bool) -> float:
                     num_kv_heads=4,
                     feed_forward=DenseConfig(2 * dim),
                     tied_embeddings=False,
-                    initialization=MuPInit(32, 8, std=0.1) if mup else GaussianInit(0.1 * math.sqrt(32 / dim)),
+                    initialization=MuPInit(64, 16, std=0.05) if mup else GaussianInit(0.05 * math.sqrt(64 / dim)),
                 )
             )
             hidden = [p for p in model.blocks.parameters() if p.ndim == 2]
             rest = [p for p in model.parameters() if all(p is not other for other in hidden)]
-            lr = 0.01
-            groups = [{"params": hidden, "lr": lr * 32 / dim if mup else lr}, {"params": rest}]
+            lr = 0.02
+            groups = [{"params": hidden, "lr": lr * 64 / dim if mup else lr}, {"params": rest}]
             optimizer = torch.optim.Adam(groups, lr=lr)
             ids, labels = tokens(4, 16), tokens(4, 16, seed=2)
             first = model.logits(model(ids)).detach()
@@ -459,8 +459,8 @@ def growth_over_width(*, mup: bool) -> float:
 
 def test_under_mup_updates_have_the_same_size_at_every_width() -> None:
     """The coordinate check of arXiv:2203.03466, appendix D.1: constant under muP, growing without."""
-    assert growth_over_width(mup=True) < 1.6
-    assert growth_over_width(mup=False) > 4
+    assert growth_over_width(mup=True) == pytest.approx(1, abs=0.3)
+    assert growth_over_width(mup=False) > 2.5
 
 
 # --- refusals ----------------------------------------------------------------------------------------------------
