@@ -111,7 +111,7 @@ def sharded_reports():
         )
         for rank in range(2)
     ]
-    outputs = [process.communicate(timeout=120) for process in ranks]
+    outputs = [process.communicate(timeout=300) for process in ranks]
     assert [process.returncode for process in ranks] == [0, 0], outputs
     return json.loads(outputs[0][0])
 

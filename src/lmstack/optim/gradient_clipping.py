@@ -1,11 +1,12 @@
 """The global gradient norm, and clipping to it, on one device or any mesh."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 
 @torch.no_grad()
@@ -28,36 +29,37 @@ def clip_grad_norm(parameters: Iterable[nn.Parameter], max_norm: float) -> Float
     """
     if not max_norm > 0.0:
         raise ValueError(f"max_norm={max_norm}: must be above 0. Use infinity to measure the norm without clipping.")
-    clipped = [p for p in parameters if p.grad is not None]
-    if not clipped:
+    by_mesh: dict[object, list[nn.Parameter]] = {}  # torch cannot mix meshes in one operation
+    for parameter in parameters:
+        if parameter.grad is not None:
+            by_mesh.setdefault(_mesh(parameter.grad), []).append(parameter)
+    if not by_mesh:
         return torch.zeros(())
-    meshes = _by_mesh(clipped)
-    total = _total_norm([[p.grad for p in group if p.grad is not None] for group in meshes])
+    norms = [_norm([p.grad for p in group if p.grad is not None]) for group in by_mesh.values()]
+    total: Tensor = torch.linalg.vector_norm(torch.stack(norms))
     is_not_finite = ~total.isfinite()
-    for group in meshes:
+    for group in by_mesh.values():
         torch.nn.utils.clip_grads_with_norm_(group, max_norm, total)
-        for grad in (p.grad for p in group if p.grad is not None):
-            local = grad.to_local() if isinstance(grad, DTensor) else grad
+        for p in group:
+            grad: Any = p.grad
+            local = grad if _mesh(grad) is None else grad.to_local()
             local.masked_fill_(is_not_finite, 0.0)
     return total
 
 
-def _by_mesh(parameters: list[nn.Parameter]) -> list[list[nn.Parameter]]:
-    """Parameters whose gradients live on the same mesh: torch cannot mix meshes in one operation."""
-    groups: dict[object, list[nn.Parameter]] = {}
-    for p in parameters:
-        groups.setdefault(p.grad.device_mesh if isinstance(p.grad, DTensor) else None, []).append(p)
-    return list(groups.values())
+def _mesh(tensor: Tensor) -> object | None:
+    """The device mesh of a DTensor; None for a plain tensor."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return None
+    # Here, as importing it takes a second and a run of one process never does.
+    from torch.distributed.tensor import DTensor
+
+    return tensor.device_mesh if isinstance(tensor, DTensor) else None
 
 
-def _total_norm(groups: list[list[Tensor]]) -> Float[Tensor, ""]:
-    norms = []
-    for grads in groups:
-        group_norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g, dtype=_wide(g)) for g in grads]))
-        norms.append(group_norm.full_tensor() if isinstance(group_norm, DTensor) else group_norm)
-    total: Tensor = torch.linalg.vector_norm(torch.stack([norm.float() for norm in norms]))
-    return total
-
-
-def _wide(grad: Tensor) -> torch.dtype:
-    return torch.promote_types(grad.dtype, torch.float32)
+def _norm(grads: list[Tensor]) -> Float[Tensor, ""]:
+    """The norm of gradients on one mesh, whole and in float32."""
+    each = [torch.linalg.vector_norm(g, dtype=torch.promote_types(g.dtype, torch.float32)) for g in grads]
+    norm: Any = torch.linalg.vector_norm(torch.stack(each))
+    whole: Tensor = norm if _mesh(norm) is None else norm.full_tensor()
+    return whole.float()
