@@ -64,6 +64,9 @@ def compose(arguments: Arguments) -> Composition:
     if arguments.config is None:
         raise ConfigError("no config: name one with --config, such as --config conf/pretrain.yaml")
     raw, values = compose_values(arguments, top_level=TOP_LEVEL)
+    for group in ("callbacks", "logger"):
+        if isinstance(values.get(group), dict):
+            values[group] = {name: _flat(node) for name, node in values[group].items()}
     refuse_two_owners(values)
     return Composition(values, (raw.get("trainer") or {}).get("default_root_dir"))
 
@@ -103,6 +106,13 @@ def compose_values(
         if missing:
             raise ConfigError("\n".join(f"{key}: required, not given. Set {key}=..." for key in missing))
         return raw, _plain(OmegaConf.to_container(config, resolve=True))
+
+
+def _flat(node: Any) -> Any:
+    """`{class_path, init_args: {key: ..}}` as `{class_path, key: ..}`; a key beside `init_args` wins."""
+    if not isinstance(node, dict) or not isinstance(node.get("init_args"), dict):
+        return node
+    return {**node["init_args"], **{key: value for key, value in node.items() if key != "init_args"}}
 
 
 def _plain(container: Any) -> dict[str, Any]:

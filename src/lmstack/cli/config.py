@@ -2,8 +2,6 @@
 
 import sys
 
-import yaml  # type: ignore[import-untyped]
-
 from lmstack.cli.args import parse_arguments
 
 HELP = """\
@@ -27,6 +25,8 @@ def main(argv: list[str]) -> int:
     if arguments.wants_help:
         print(HELP, end="")
         return 0
+    import yaml  # type: ignore[import-untyped]
+
     from lmstack.cli.compose import compose
 
     yaml.safe_dump(compose(arguments).values, sys.stdout, sort_keys=False, allow_unicode=True)

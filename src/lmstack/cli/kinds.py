@@ -19,7 +19,7 @@ KIND_KEYS = ("kind", "class_path")
 class KindAwareLoader(ConfigLoaderImpl):
     """Hydra's loader, for files of a defaults list that change a kind."""
 
-    def _compose_config_from_defaults_list(self, defaults: Any, repo: Any) -> DictConfig:
+    def _compose_config_from_defaults_list(self, defaults: Any, repo: Any) -> Any:
         config = OmegaConf.create()
         with flag_override(config, "no_deepcopy_set_nodes", True):
             for default in defaults:
@@ -33,7 +33,7 @@ class KindAwareLoader(ConfigLoaderImpl):
         return config
 
 
-def start_afresh(config: DictConfig, later: DictConfig | dict[str, Any]) -> None:
+def start_afresh(config: Any, later: Any) -> None:
     """Drop what belongs to kinds that `later` replaces.
 
     Args:

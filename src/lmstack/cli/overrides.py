@@ -1,8 +1,7 @@
 """Command-line overrides in the words Hydra composes with.
 
-Three things are added to Hydra's own grammar. A value may set a key that no file lists, since signatures, not files,
-say which keys exist (`++key=value`). A path steps through class nodes: `callbacks.samples.every_n_steps` reaches
-`callbacks.samples.init_args.every_n_steps` where a file spells it so. And a change of `kind` starts its node afresh.
+Two things are added to Hydra's own grammar. A value may set a key that no file lists, since signatures, not files, say
+which keys exist (`++key=value`). And a change of `kind` starts its node afresh.
 """
 
 import json
@@ -12,7 +11,7 @@ from hydra import compose
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from lmstack.cli.args import Override
 from lmstack.cli.failures import ConfigError
@@ -28,13 +27,15 @@ def hydra_overrides(overrides: list[Override], hydra: Any, config_name: str | No
         config_name: The composed file; None composes the overrides alone.
     """
     groups, values = split_overrides(overrides, hydra, config_name)
-    if not values:
-        return groups
+    spelled = [_spelled(override, hydra) for override in values]
+    changes = _new_kinds(values, spelled, hydra)
+    if not changes:
+        return [*groups, *spelled]
     base = compose(config_name, groups)
-    tree = OmegaConf.to_container(base, resolve=False)
-    paths = [_through_class_nodes(tree, override.key) for override in values]
-    spelled = [_spelled(override, path, hydra) for override, path in zip(values, paths, strict=True)]
-    return [*groups, *_deletions(base, tree, values, paths, spelled, hydra), *spelled]
+    before = OmegaConf.to_container(base, resolve=False)
+    start_afresh(base, changes)
+    gone = _gone(before, OmegaConf.to_container(base, resolve=False))
+    return [*groups, *(f"~{path}" for path in gone), *spelled]
 
 
 def sweep_overrides(overrides: list[Override], hydra: Any, config_name: str) -> list[str]:
@@ -46,7 +47,7 @@ def sweep_overrides(overrides: list[Override], hydra: Any, config_name: str) -> 
         config_name: The composed file.
     """
     groups, values = split_overrides(overrides, hydra, config_name)
-    return [*groups, *(_spelled(override, override.key, hydra) for override in values)]
+    return [*groups, *(_spelled(override, hydra) for override in values)]
 
 
 def split_overrides(overrides: list[Override], hydra: Any, config_name: str | None) -> tuple[list[str], list[Override]]:
@@ -58,8 +59,9 @@ def split_overrides(overrides: list[Override], hydra: Any, config_name: str | No
         config_name: The composed file.
     """
     loader = hydra.config_loader
-    chosen = loader.compute_defaults_list(config_name, [], RunMode.RUN).overrides.known_choices
-    groups, values = [], []
+    groups: list[str] = []
+    values: list[Override] = []
+    chosen: dict[str, Any] | None = None
     for override in overrides:
         if not loader.repository.group_exists(override.key.partition("@")[0]):
             values.append(override)
@@ -68,21 +70,24 @@ def split_overrides(overrides: list[Override], hydra: Any, config_name: str | No
         elif override.value and override.value.lstrip("-")[:1].isdigit():
             options = ", ".join(loader.get_group_options(override.key.partition("@")[0]))
             raise ConfigError(f"{override.text}: expected a file of conf/{override.key}. Options: {options}.")
-        else:  # `+` where no defaults list names the group, whichever way it was typed
+        else:
+            if chosen is None:
+                chosen = loader.compute_defaults_list(config_name, [], RunMode.RUN).overrides.known_choices
+            # `+` where no defaults list names the group, whichever way it was typed
             groups.append(f"{'' if override.key in chosen else '+'}{override.key}={override.value}")
     return groups, values
 
 
-def _spelled(override: Override, path: str, hydra: Any) -> str:
+def _spelled(override: Override, hydra: Any) -> str:
     if override.deletes:
-        return f"~{path}"
-    text = f"++{path}={override.value}"
+        return f"~{override.key}"
+    text = f"++{override.key}={override.value}"
     if not override.is_option:
         return text
     try:  # `--key 'any text'` need not know Hydra's quoting
         _value(text, hydra)
     except HydraException:
-        return f"++{path}={json.dumps(override.value)}"
+        return f"++{override.key}={json.dumps(override.value)}"
     return text
 
 
@@ -90,31 +95,14 @@ def _value(text: str, hydra: Any) -> Any:
     return OverridesParser.create(config_loader=hydra.config_loader).parse_overrides([text])[0].value()
 
 
-def _through_class_nodes(tree: Any, key: str) -> str:
-    path: list[str] = []
-    node = tree
-    for part in key.split("."):
-        if isinstance(node, dict) and "init_args" in node and part not in ("class_path", "init_args", "dict_kwargs"):
-            path.append("init_args")
-            node = node["init_args"]
-        path.append(part)
-        node = node.get(part) if isinstance(node, dict) else None
-    return ".".join(path)
-
-
-def _deletions(
-    base: DictConfig, tree: Any, values: list[Override], paths: list[str], spelled: list[str], hydra: Any
-) -> list[str]:
-    """`~node.key` for what belongs to kinds that the values replace."""
+def _new_kinds(values: list[Override], spelled: list[str], hydra: Any) -> dict[str, Any]:
+    """The values that may name a kind: `node.kind=..` and `node={kind: .., ..}`."""
     changes: dict[str, Any] = {}
-    for override, path, text in zip(values, paths, spelled, strict=True):
-        names_kind = path.rpartition(".")[2] in KIND_KEYS
+    for override, text in zip(values, spelled, strict=True):
+        names_kind = override.key.rpartition(".")[2] in KIND_KEYS
         if not override.deletes and (names_kind or (override.value or "").lstrip().startswith("{")):
-            _set(changes, path, _value(text, hydra))
-    if not changes:
-        return []
-    start_afresh(base, changes)
-    return [f"~{path}" for path in _gone(tree, OmegaConf.to_container(base, resolve=False))]
+            _set(changes, override.key, _value(text, hydra))
+    return changes
 
 
 def _set(tree: dict[str, Any], path: str, value: Any) -> None:

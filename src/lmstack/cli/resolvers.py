@@ -56,7 +56,7 @@ def vocab_size(corpus: str) -> int:
         raise ConfigError(f"data.path: {corpus}/manifest.json is damaged ({error!r}): build it anew.") from error
 
 
-def _multiply(a: float, b: float) -> float:
+def _multiply(a: int | float, b: int | float) -> int | float:
     return a * b
 
 

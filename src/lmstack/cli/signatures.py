@@ -1,6 +1,7 @@
 """The keys a config may have, read from signatures: names, types, defaults and what the docstrings say of them."""
 
 import dataclasses
+import functools
 import inspect
 import re
 import types
@@ -43,6 +44,7 @@ class Signature:
     is_open: bool
 
 
+@functools.cache
 def signature_of(function: Callable[..., Any]) -> Signature:
     """Read a class's `__init__`, a dataclass's fields, or a function's arguments.
 

@@ -44,6 +44,8 @@ def train(command: str, composition: Composition) -> int:
     """
     after_lightning()
     config = composition.values
+    if not (config.get("trainer") or {}).get("default_root_dir"):
+        raise ConfigError("trainer.default_root_dir: required, not given. Set it to the folder of the run.")
     checkpoint = resolve_checkpoint(command, config)
     is_first_process = rank_zero_only.rank in (None, 0)
     if command == "fit":
@@ -115,8 +117,6 @@ def lightning_arguments(config: dict[str, Any]) -> dict[str, Any]:
     """
     arguments = {key: value for key, value in config.items() if key not in _PRIVATE}
     trainer = dict(arguments.get("trainer") or {})
-    if not trainer.get("default_root_dir"):
-        raise ConfigError("trainer.default_root_dir: required, not given. Set it to the folder of the run.")
     steps = given_max_steps(config)
     # With steps given the loader has no end of its own; with tokens given, its one pass is the run.
     trainer |= {"max_steps": -1, "max_epochs": 1} if steps is None else {"max_steps": steps, "max_epochs": -1}
@@ -146,7 +146,7 @@ def class_node(node: Any) -> Any:
     if not isinstance(node, dict) or "class_path" not in node:
         return node
     own = {key: value for key, value in node.items() if key not in ("class_path", "init_args", "dict_kwargs")}
-    init_args = {key: class_node(value) for key, value in {**own, **(node.get("init_args") or {})}.items()}
+    init_args = {key: class_node(value) for key, value in {**(node.get("init_args") or {}), **own}.items()}
     return {key: node[key] for key in ("class_path", "dict_kwargs") if key in node} | {"init_args": init_args}
 
 

@@ -1,0 +1,59 @@
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+import lmstack
+from lmstack.cli.failures import ConfigError, explanation, reported
+from lmstack.models.config import NormConfig
+
+
+def test_our_own_errors_are_one_line_and_others_keep_their_traceback() -> None:
+    with pytest.raises(ValueError) as ours:
+        NormConfig(kind="rms", bias=True)
+    assert explanation(ours.value) == str(ours.value)
+    with pytest.raises(ValueError) as theirs:
+        int("x")
+    assert explanation(theirs.value) is None
+    assert Path(lmstack.__file__).exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (ConfigError("a\nb"), "a\nb"),
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "f"), "no space left on device: f. Free some and go on with "),
+        (RuntimeError("[enforce fail] PytorchStreamWriter failed writing file data/0"), "no space left on device. "),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), "no space left on device. "),
+        (FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "g"), "No such file or directory: g"),
+        (PermissionError(errno.EACCES, os.strerror(errno.EACCES), "h"), "Permission denied: h"),
+    ],
+)
+def test_what_a_person_can_act_on_is_said_in_a_line(error: Exception, message: str) -> None:
+    assert (explanation(error) or "").startswith(message)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("x"), KeyError("x"), TypeError("x"), BrokenPipeError()])
+def test_a_bug_is_not_hidden(error: Exception) -> None:
+    with pytest.raises(type(error)), reported():
+        raise error
+
+
+def test_exit_statuses_tell_configs_runs_and_interrupts_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    statuses = []
+    for error in (ConfigError("x"), OSError(errno.ENOSPC, "full", "f"), KeyboardInterrupt()):
+        with reported() as outcome:
+            raise error
+        statuses.append(outcome.exit_status)
+    assert statuses == [2, 1, 130]
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_the_traceback_is_shown_on_request(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LMSTACK_TRACEBACK", "1")
+    with reported():
+        raise ConfigError("x")
+    assert "Traceback" in capsys.readouterr().err
