@@ -136,7 +136,8 @@ def test_a_worker_leaves_when_its_parent_is_killed(tmp_path: Path, tokenizer: Pa
     slow = BUILD.replace("output, texts", "import time\nwrite = build.build_partition\noutput, texts", 1)
     slow = slow.replace(
         'if __name__ == "__main__":',
-        "from lmstack.prep import partition\npartition.write_chunk = lambda *a: time.sleep(60)\nif __name__ == '__main__':",
+        "from lmstack.prep import partition\npartition.write_chunk = lambda *a: time.sleep(60)\n"
+        "if __name__ == '__main__':",
     )
     (tmp_path / "slow.py").write_text(slow)
     arguments = [str(tmp_path / "c"), texts, str(tokenizer), "2"]
@@ -233,8 +234,8 @@ def test_copies_never_leak_when_the_split_is_by_hash_but_a_key_that_parts_them_i
     file = str(tmp_path / "a.jsonl")
     manifest = build_corpus(tmp_path / "c", {"a": file}, tokenizer, validation_fraction=0.3, num_workers=0)
     assert manifest.total("train").documents % 10 == manifest.total("validation").documents % 10 == 0
+    by_site = SourceConfig(file, key_field="site")
     with pytest.raises(ValueError, match="training documents are in validation too"):
-        by_site = SourceConfig(file, key_field="site")
         build_corpus(tmp_path / "d", {"a": by_site}, tokenizer, validation_fraction=0.3, num_workers=0)
 
 
@@ -244,7 +245,9 @@ def test_documents_with_one_key_stay_on_one_side(tmp_path: Path, tokenizer: Path
     source = SourceConfig(str(tmp_path / "a.jsonl"), key_field="site")
     build_corpus(tmp_path / "c", {"a": source}, tokenizer, validation_fraction=0.3, num_workers=0)
     sides = [{text.split()[0] for text in stored(tmp_path / "c", split, "a")} for split in ("train", "validation")]
-    assert sides[0] and sides[1] and not sides[0] & sides[1]
+    assert sides[0]
+    assert sides[1]
+    assert not sides[0] & sides[1]
 
 
 def test_sources_for_validation_only_leave_the_others_whole(tmp_path: Path, tokenizer: Path) -> None:

@@ -39,7 +39,8 @@ def pack_rows(
         labels[beyond] = IGNORE_INDEX
         inputs, positions = np.where(beyond, 0, inputs), np.where(beyond, 0, positions)
         documents = np.where(beyond, PADDING_DOCUMENT, documents)
-    num_bytes = np.where(labels == IGNORE_INDEX, 0, byte_lengths[labels]).sum(axis=1, dtype=np.int64)
+    counted = labels != IGNORE_INDEX
+    num_bytes = np.where(counted, byte_lengths[np.where(counted, labels, 0)], 0).sum(axis=1, dtype=np.int64)
     missing = num_rows - len(tokens)
     return TokenBatch(
         input_ids=_padded(inputs, missing, 0),

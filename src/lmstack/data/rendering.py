@@ -46,7 +46,7 @@ def count_rows(batch: TokenBatch) -> list[RowCounts]:
         RowCounts(
             num_tokens=int(is_real[row].sum()),
             num_supervised=int(is_supervised[row].sum()),
-            num_documents=len(batch.document_ids[row][is_real[row]].unique()),
+            num_documents=len(set(batch.document_ids[row][is_real[row]].tolist())),
             num_bytes=int(batch.num_bytes[row]),
             num_gaps=int(gaps[row]),
         )
