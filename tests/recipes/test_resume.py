@@ -125,7 +125,7 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path: Path, uninterrupted: 
 def test_the_rows_of_the_metrics_file_are_named_by_steps_taken(uninterrupted: Any) -> None:
     rows = uninterrupted["metrics"]
     assert [int(row["step"]) for row in rows] == list(range(1, STEPS + 1))
-    assert [int(row["step"]) for row in rows if row["val/loss"]] == [3, 6]
+    assert [int(row["step"]) for row in rows if row["val/loss"]] == [3, 6, 7]
     assert float(rows[-1]["train/tokens_seen"]) == data().tokens_at_step(STEPS)
 
 

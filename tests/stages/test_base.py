@@ -114,6 +114,19 @@ def test_max_steps_is_exact(tmp_path: Path) -> None:
     assert trainer.global_step == 3
 
 
+def test_the_last_step_is_followed_by_a_validation_whatever_the_interval(tmp_path: Path) -> None:
+    validated: list[int] = []
+
+    class Validations(L.Callback):
+        def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+            validated.append(trainer.global_step)
+
+    data = StepData([[batch_of(ROWS)]] * 5, [batch_of(ROWS)])
+    tiny_trainer(tmp_path, [Validations()], val_check_interval=2).fit(tiny_stage(), data)
+    tiny_trainer(tmp_path, [Validations()], val_check_interval=2, max_steps=3).fit(tiny_stage(), data)
+    assert validated == [2, 4, 5, 2, 3]
+
+
 def test_dropout_differs_by_rank_and_step_and_repeats_after_a_restart(tmp_path: Path) -> None:
     def draw(rank: int, step: int) -> float:
         stage = tiny_stage()

@@ -75,6 +75,8 @@ class LanguageModule(L.LightningModule, ABC):
             batch_idx: Optimizer steps taken in this run.
         """
         self._seed_step(self.trainer.global_step)
+        if self.trainer.global_step + 1 >= self.trainer.estimated_stepping_batches:
+            self.trainer.should_stop = True  # so that the last step is followed by a validation, whatever the interval
         self.trainer.optimizers[0].zero_grad(set_to_none=True)
         num_tokens = self._sum_over_ranks(torch.stack([(b.labels != IGNORE_INDEX).sum() for b in micro_batches]).sum())
         sums: list[LossSums] = []

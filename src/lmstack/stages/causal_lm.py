@@ -2,8 +2,11 @@
 
 from typing import final
 
+from jaxtyping import Float
+from torch import Tensor
+
 from lmstack.data.batch import TokenBatch
-from lmstack.losses.language_modeling import LossSums, chunked_cross_entropy_sum
+from lmstack.losses.language_modeling import LossSums, chunked_cross_entropy_sum, token_log_probs
 from lmstack.models import Transformer, TransformerConfig
 from lmstack.models.checkpoint import load_weights_grown
 from lmstack.optim.optimizers import AdamWConfig, MuonConfig
@@ -67,6 +70,24 @@ class CausalLM(LanguageModule):
             logit_scale=self.transformer.logit_scale,
             logit_softcap=self.transformer.config.logit_softcap,
             z_loss_coef=self.z_loss_coef,
+        )
+
+    def predict_step(self, batch: TokenBatch, batch_idx: int) -> Float[Tensor, "B T"]:
+        """Log-probability of every label, in nats; 0 where a label does not count.
+
+        Args:
+            batch: One batch of this rank.
+            batch_idx: Ignored.
+        """
+        hidden = self.transformer(batch.input_ids, position_ids=batch.position_ids, document_ids=batch.document_ids)
+        return token_log_probs(
+            hidden,
+            self.transformer.head_weight,
+            batch.labels,
+            chunk_size=self.loss_chunk_size,
+            head_bias=self.transformer.head_bias,
+            logit_scale=self.transformer.logit_scale,
+            logit_softcap=self.transformer.config.logit_softcap,
         )
 
     def setup(self, stage: str) -> None:
