@@ -87,12 +87,12 @@ def test_a_wrong_group_option_stops_the_sweep_before_any_run(lmstack: Any, proce
 
 
 def test_each_run_is_a_process_that_changes_kinds_too(lmstack: Any) -> None:
-    result = lmstack(*SWEEP, "model.transformer.positions.kind=alibi,rotary", "model.optimizer.kind=slow")
+    result = lmstack(*SWEEP, "model.transformer.positions.kind=alibi,rotary", "optim=slow")
     assert result.status == 0, result.err
     assert [row["model.transformer.positions.kind"] for row in rows()] == ["alibi", "rotary"]
     assert "kind: alibi" in Path("sweep/0/config.yaml").read_text()
     assert "theta: 500.0" in Path("sweep/1/config.yaml").read_text()
-    assert float(rows()[0]["val/loss"]) == pytest.approx((1 - 2 * 0.1) ** 4)
+    assert float(rows()[0]["val/loss"]) == pytest.approx((1 - 2 * 0.2) ** 4)
 
 
 def test_no_runs_no_table(tmp_path: Path) -> None:

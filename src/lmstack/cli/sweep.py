@@ -4,7 +4,9 @@ Each run is a process of its own: Lightning's launcher starts further ranks by r
 must be that of the run and not of the sweep, and neither random state nor memory leaks from one run to the next.
 """
 
+import contextlib
 import csv
+import io
 import json
 import os
 import shlex
@@ -54,6 +56,8 @@ class SweepJob:
         del config
         job = HydraConfig.get()
         folder = Path(job.runtime.output_dir)
+        if folder.is_relative_to(Path.cwd()):
+            folder = folder.relative_to(Path.cwd())
         overrides = [text for text in job.overrides.task if not text.startswith("++ckpt_path=")]
         result = folder / RESULT_FILE
         done = _read_result(result, overrides)
@@ -114,7 +118,8 @@ def sweep(command: str, arguments: Arguments) -> int:
         folder = _sweep_folder(hydra, name, overrides)
         print(f"sweep in {folder}", flush=True)
         try:
-            hydra.multirun(config_name=name, task_function=job, overrides=overrides)
+            with contextlib.redirect_stderr(io.StringIO()):  # Hydra repeats there what we say of a failed run
+                hydra.multirun(config_name=name, task_function=job, overrides=overrides)
         except RuntimeError as error:
             raise ConfigError(str(error)) from error
         except KeyboardInterrupt:

@@ -59,7 +59,7 @@ def rows(plan: RunPlan) -> list[tuple[str, str, str]]:
     return found
 
 
-def quantity(number: float) -> str:
+def quantity(number: int | float) -> str:
     """A number with three figures and a unit prefix: 5.12M.
 
     Args:
@@ -71,7 +71,7 @@ def quantity(number: float) -> str:
     return f"{number:.3g}"
 
 
-def size(number_of_bytes: float) -> str:
+def size(number_of_bytes: int | float) -> str:
     """Bytes in MiB or GiB.
 
     Args:
@@ -82,7 +82,7 @@ def size(number_of_bytes: float) -> str:
     return f"{number_of_bytes / 2**20:.3g} MiB"
 
 
-def duration(seconds: float) -> str:
+def duration(seconds: int | float) -> str:
     """Seconds as people say them: 45 s, 12 min, 3.4 h, 5.1 days.
 
     Args:
