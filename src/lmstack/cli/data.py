@@ -58,9 +58,8 @@ def verify(*, path: str) -> None:
     """
     manifest = Manifest.load(Path(path))
     manifest.verify(Path(path))
-    console = Console()
-    console.print(summary_table(path, manifest))
-    console.print(f"{path}: every shard is as it was built (fingerprint {manifest.fingerprint[:12]})")
+    Console().print(summary_table(path, manifest))
+    print(f"{path}: every shard is as it was built (fingerprint {manifest.fingerprint[:12]})")
 
 
 def baselines(*, path: str, run: str | None = None) -> None:
