@@ -169,14 +169,14 @@ def test_loading_leaves_the_random_state_of_the_process_alone(shards: list[Token
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 5])
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(("workers", "stride"), [(0, None), (2, None), (0, 1), (0, 3), (0, T - 1)])
 def test_validation_scores_every_token_and_every_end_exactly_once_over_all_ranks(
-    shards: list[TokenShards], world_size: int, workers: int
+    shards: list[TokenShards], world_size: int, workers: int, stride: int | None
 ) -> None:
     if workers and world_size == 5:
         pytest.skip("ten processes show nothing more")
     loaders = [
-        ValidationLoader(ValidationRows(shards, TOKENIZER, T, 2, Rank(r, world_size)), workers)
+        ValidationLoader(ValidationRows(shards, TOKENIZER, T, 2, Rank(r, world_size), stride=stride), workers)
         for r in range(world_size)
     ]
     assert len({len(one) for one in loaders}) == 1
@@ -193,6 +193,22 @@ def test_validation_scores_every_token_and_every_end_exactly_once_over_all_ranks
         n for token, n in expected.items() if token != 256
     )
     assert {tuple(batch.input_ids.shape) for batch in batches} == {(2, T)}
+
+
+def test_a_stride_gives_every_token_but_the_first_few_of_a_stream_that_much_context(shards: list[TokenShards]) -> None:
+    rows = ValidationRows(shards[:1], TOKENIZER, T, 100, Rank(), stride=2)
+    labels = rows[0].labels.numpy()
+    for row, counted in enumerate(labels != IGNORE_INDEX):
+        scored = np.flatnonzero(counted)
+        assert len(scored) <= 2
+        if len(scored):
+            assert scored[0] >= min(2 * row, T - 2)
+
+
+@pytest.mark.parametrize("stride", [0, -1, T + 1])
+def test_a_stride_out_of_range_is_refused(shards: list[TokenShards], stride: int) -> None:
+    with pytest.raises(ValueError, match=f"validation_stride={stride}"):
+        ValidationRows(shards, TOKENIZER, T, 2, Rank(), stride=stride)
 
 
 def test_validation_can_be_read_again_and_gives_the_same(shards: list[TokenShards]) -> None:

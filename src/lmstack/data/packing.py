@@ -15,6 +15,7 @@ def pack_rows(
     eot_id: int | None,
     byte_lengths: Int32[np.ndarray, " V"],
     num_rows: int,
+    context: Int64[np.ndarray, " N"] | None = None,
 ) -> TokenBatch:
     """A micro-batch from rows of one token more than they feed: each token's label is the token after it.
 
@@ -27,6 +28,7 @@ def pack_rows(
         eot_id: The token that opens each document; None when documents are stored bare.
         byte_lengths: Bytes that each token stands for.
         num_rows: Rows of the batch; those beyond the given ones are padding.
+        context: Tokens at the start of each row whose labels do not count; None for none.
     """
     tokens, document_ids, position_ids = rows
     length = tokens.shape[1] - 1
@@ -39,6 +41,8 @@ def pack_rows(
         labels[beyond] = IGNORE_INDEX
         inputs, positions = np.where(beyond, 0, inputs), np.where(beyond, 0, positions)
         documents = np.where(beyond, PADDING_DOCUMENT, documents)
+    if context is not None:
+        labels[np.arange(length) < context[:, None]] = IGNORE_INDEX
     counted = labels != IGNORE_INDEX
     num_bytes = np.where(counted, byte_lengths[np.where(counted, labels, 0)], 0).sum(axis=1, dtype=np.int64)
     missing = num_rows - len(tokens)

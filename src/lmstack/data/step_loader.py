@@ -186,7 +186,7 @@ def order_identity(fingerprint: str, mixture: Mixture) -> dict[str, Any]:
 
 
 class ValidationRows(Dataset[TokenBatch]):
-    """Rows of the validation streams: side by side, each token scored exactly once, and the end of the last document.
+    """Rows of the validation streams: each token scored exactly once, and the end of the last document.
 
     Args:
         shards: Token stream of each source.
@@ -195,6 +195,8 @@ class ValidationRows(Dataset[TokenBatch]):
         batch_size: Rows of a batch.
         rank: Which batches are this rank's.
         max_tokens: At most so many tokens, in rows spread evenly over the streams; None takes all.
+        stride: Tokens that a row scores, its last; those before are their context, scored by an earlier row. None scores
+            all of a row: rows then lie side by side.
     """
 
     def __init__(
@@ -205,17 +207,23 @@ class ValidationRows(Dataset[TokenBatch]):
         batch_size: int,
         rank: Rank,
         max_tokens: int | None = None,
+        stride: int | None = None,
     ):
+        self.stride = sequence_length if stride is None else stride
+        if not 0 < self.stride <= sequence_length:
+            raise ValueError(
+                f"data.validation_stride={stride}: must be from 1 to sequence_length={sequence_length}, or null for all."
+            )
         self.shards = shards
         self.eot_id = tokenizer.eot_id
         self.byte_lengths = tokenizer.byte_lengths
         self.sequence_length = sequence_length
         self.batch_size = batch_size
         self.rank = rank
-        counts = [-(-self._num_labels(shard) // sequence_length) for shard in shards]
+        counts = [-(-self._num_labels(shard) // self.stride) for shard in shards]
         self._ends = np.cumsum(counts)
         total = int(self._ends[-1]) if counts else 0
-        kept = total if max_tokens is None else min(total, max(1, max_tokens // sequence_length))
+        kept = total if max_tokens is None else min(total, max(1, max_tokens // self.stride))
         self._rows = np.arange(kept) * total // max(kept, 1)
 
     def __len__(self) -> int:
@@ -231,15 +239,16 @@ class ValidationRows(Dataset[TokenBatch]):
         rows = self._rows[first : first + self.batch_size]
         source = np.searchsorted(self._ends, rows, side="right")
         counts = np.diff(self._ends, prepend=0)
-        starts = (rows - (self._ends - counts)[source]) * self.sequence_length
-        tokens = gather_rows(self.shards, source, starts, self.sequence_length + 1)
-        labels_left = np.array([self._num_labels(shard) for shard in self.shards])[source] - starts
+        first_scored = (rows - (self._ends - counts)[source]) * self.stride
+        starts = np.maximum(0, first_scored + self.stride - self.sequence_length)
+        num_labels = np.array([self._num_labels(shard) for shard in self.shards])[source]
         return pack_rows(
-            tokens,
-            np.minimum(self.sequence_length, labels_left),
+            gather_rows(self.shards, source, starts, self.sequence_length + 1),
+            np.minimum(first_scored + self.stride, num_labels) - starts,
             eot_id=self.eot_id,
             byte_lengths=self.byte_lengths,
             num_rows=self.batch_size,
+            context=first_scored - starts,
         )
 
     def _num_labels(self, shard: TokenShards) -> int:

@@ -24,6 +24,8 @@ class PretrainingData(LightningDataModule):
         batch_size_warmup: Smaller steps at the start; null for none.
         validation_batch_size: Rows of a validation batch; null is micro_batch_size.
         validation_max_tokens: At most so many validation tokens, spread evenly; null takes all of them.
+        validation_stride: Tokens that a validation row scores, its last; the tokens before them are context. Smaller
+            gives every token more context and takes longer; null scores whole rows, side by side.
         num_workers: Processes that prepare batches ahead; 0 is fast enough for tokens on a local disk.
     """
 
@@ -40,6 +42,7 @@ class PretrainingData(LightningDataModule):
         batch_size_warmup: BatchSizeWarmup | None = None,
         validation_batch_size: int | None = None,
         validation_max_tokens: int | None = None,
+        validation_stride: int | None = None,
         num_workers: int = 0,
     ):
         super().__init__()
@@ -52,6 +55,7 @@ class PretrainingData(LightningDataModule):
         self.max_tokens = max_tokens
         self.validation_batch_size = validation_batch_size
         self.validation_max_tokens = validation_max_tokens
+        self.validation_stride = validation_stride
         self.num_workers = num_workers
         self.plan = BatchSizePlan(global_batch_size, sequence_length, max_tokens, batch_size_warmup)
         self._corpus: Corpus | None = None
@@ -147,7 +151,7 @@ class PretrainingData(LightningDataModule):
             )
         shards = [self.corpus.shards("validation", name) for name in names]
         batch_size = self.validation_batch_size or self.micro_batch_size
-        rows = ValidationRows(shards, self.tokenizer, self.sequence_length, batch_size, self._rank(), max_tokens)
+        rows = ValidationRows(shards, self.tokenizer, self.sequence_length, batch_size, self._rank(), max_tokens, self.validation_stride)
         return ValidationLoader(rows, self.num_workers)
 
     def _names(self, split: Split) -> list[str]:
