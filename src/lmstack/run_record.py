@@ -10,7 +10,17 @@ import time
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("lmstack", "torch", "lightning", "jsonargparse", "hydra-core", "litdata", "tokenizers", "safetensors", "numpy")
+PACKAGES = (
+    "lmstack",
+    "torch",
+    "lightning",
+    "jsonargparse",
+    "hydra-core",
+    "litdata",
+    "tokenizers",
+    "safetensors",
+    "numpy",
+)
 
 
 def collect_run_record(**facts: Any) -> dict[str, Any]:

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_run import StepData, batch_of, random_rows, tiny_config, tiny_stage, tiny_trainer
 
 from lmstack.callbacks import Throughput
 from lmstack.models.accounting import flops_per_token
 from lmstack.models.peak_flops import measured_matmul_flops
+from tiny_run import StepData, batch_of, random_rows, tiny_config, tiny_stage, tiny_trainer
 
 
 def test_utilization_is_flops_a_token_times_tokens_a_second_over_the_peak(tmp_path: Path) -> None:

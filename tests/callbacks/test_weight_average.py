@@ -6,10 +6,10 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from tiny_run import StepData, batch_of, random_rows, tiny_stage, tiny_trainer
 
 from lmstack.callbacks import Checkpointing, WeightAverage
 from lmstack.models.checkpoint_folder import newest_valid_checkpoint
+from tiny_run import StepData, batch_of, random_rows, tiny_stage, tiny_trainer
 
 BATCH = batch_of(random_rows(3, lambda _: 6))
 

@@ -8,6 +8,7 @@ import pytest
 from lmstack.cli.args import parse_arguments
 from lmstack.cli.compose import Composition, compose, locate, packaged_conf
 from lmstack.cli.failures import ConfigError
+from lmstack.cli.resolvers import vocab_size
 
 
 def composed(*overrides: str, config: str = "conf/stub.yaml") -> dict[str, Any]:
@@ -160,6 +161,15 @@ def test_the_vocabulary_comes_from_the_corpus() -> None:
     Path("corpus").mkdir()
     Path("corpus/manifest.json").write_text(json.dumps({"tokenizer": {"vocab_size": 77}}))
     assert composed('vars.v="${vocab_size:${data.path}}"')["vars"]["v"] == 77
+
+
+def test_the_vocabulary_comes_from_a_corpus_in_an_object_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LMSTACK_CACHE", str(tmp_path / "cache"))
+    Path("bucket").mkdir()
+    Path("bucket/manifest.json").write_text(json.dumps({"tokenizer": {"vocab_size": 78}}))
+    assert vocab_size(f"local:{Path('bucket').absolute()}") == 78
+    with pytest.raises(ConfigError, match=r"data\.path: local:.*cannot be fetched"):
+        vocab_size("local:/nowhere")
 
 
 def test_arithmetic_in_interpolations() -> None:

@@ -345,6 +345,27 @@ def test_autocast_multiplies_in_bfloat16_and_keeps_loss_and_gradients_in_float32
             assert (grad.double() - exact).norm() / exact.norm() < 6e-3
 
 
+def test_a_backward_inside_autocast_of_a_forward_outside_stays_in_float32():
+    p = make_problem(dtype=torch.float32)
+    grads = []
+    for backward_region in (contextlib.nullcontext(), torch.autocast("cpu", dtype=torch.bfloat16)):
+        sums = chunked(p, z_loss_coef=Z_LOSS_COEF)
+        log_probs = token_log_probs(p.hidden, p.weight, p.labels, chunk_size=10)
+        losses = (sums.cross_entropy + 2 * sums.z_loss, log_probs.sum())  # both compute logits again
+        with backward_region:
+            grads.append([torch.autograd.grad(loss, [p.hidden, p.weight]) for loss in losses])
+    for outside, inside in zip(*grads, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(outside, inside, strict=True))
+
+
+def test_an_upstream_gradient_that_is_not_finite_at_an_ignored_token_does_not_spread():
+    p = make_problem(bias=False)
+    upstream = torch.where(p.labels == IGNORE_INDEX, math.nan, 1.0).double()
+    log_probs = token_log_probs(p.hidden, p.weight, p.labels, chunk_size=10)
+    clean = torch.autograd.grad(log_probs.sum(), p.inputs(), retain_graph=True)
+    assert_all_close(torch.autograd.grad(log_probs, p.inputs(), upstream), clean)
+
+
 def test_float64_is_left_alone_by_autocast():
     p = make_problem()
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -80,7 +80,9 @@ def test_a_failed_write_leaves_nothing_and_keeps_what_was_there(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("step", ["_digest", "_sync", "_swap"])
-def test_dying_inside_a_write_keeps_the_previous_checkpoint(tmp_path: Path, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dying_inside_a_write_keeps_the_previous_checkpoint(
+    tmp_path: Path, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     good = write(tmp_path, 1)
 
     def die(*_: object) -> None:

@@ -7,6 +7,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import lightning as L
 import torch
+
 from tiny_run import StepData, batch_of, random_rows, tiny_stage, tiny_trainer
 
 world, out = int(sys.argv[1]), Path(sys.argv[2])

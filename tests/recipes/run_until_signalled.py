@@ -8,9 +8,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import lightning as L
 import torch
-from tiny_run import StepData, batch_of, random_rows, tiny_stage, tiny_trainer
 
 from lmstack.callbacks import Checkpointing, Preemption
+from tiny_run import StepData, batch_of, random_rows, tiny_stage, tiny_trainer
 
 torch.set_num_threads(1)
 

@@ -9,13 +9,13 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from tiny_run import StepData, batch_of, random_rows, tiny_config, tiny_stage, tiny_trainer
 
 from lmstack.callbacks import Checkpointing, MetricsCsv, RunRecorder, Throughput, TrainingDynamics, WeightAverage
 from lmstack.callbacks.metrics_csv import read_metrics
 from lmstack.models import load_transformer
 from lmstack.models.checkpoint_folder import checkpoints_in, folder_name, newest_valid_checkpoint
 from lmstack.optim.optimizers import AdamWConfig, MuonConfig
+from tiny_run import StepData, batch_of, random_rows, tiny_config, tiny_stage, tiny_trainer
 
 STEPS = 7
 CONFIG = tiny_config(dropout=0.2)
@@ -38,10 +38,17 @@ class StopAfter(L.Callback):
             raise KeyboardInterrupt
 
 
-def run(folder: Path, *, optimizer: Any = None, stop: int | None = None, resume: Path | None = None, **options: Any) -> Any:
+def run(
+    folder: Path, *, optimizer: Any = None, stop: int | None = None, resume: Path | None = None, **options: Any
+) -> Any:
     every = options.pop("every_n_steps", 1)
     average = WeightAverage(decay=0.9)
-    callbacks = [average, TrainingDynamics(every_n_steps=1), RunRecorder(), Checkpointing(every_n_steps=every, keep_last=99)]
+    callbacks = [
+        average,
+        TrainingDynamics(every_n_steps=1),
+        RunRecorder(),
+        Checkpointing(every_n_steps=every, keep_last=99),
+    ]
     if stop is not None:
         callbacks.append(StopAfter(stop))
     # Another seed for the process that resumes: what it draws must come from the checkpoint.
@@ -104,7 +111,11 @@ def test_it_also_holds_from_an_older_checkpoint_and_twice_over(tmp_path: Path, u
 def test_it_also_holds_for_muon(tmp_path: Path) -> None:
     whole = run(tmp_path / "whole", optimizer=MuonConfig(lr=1e-2, adamw_lr=1e-2))
     run(tmp_path / "parts", optimizer=MuonConfig(lr=1e-2, adamw_lr=1e-2), stop=4)
-    resumed = run(tmp_path / "parts", optimizer=MuonConfig(lr=1e-2, adamw_lr=1e-2), resume=newest_valid_checkpoint(tmp_path / "parts"))
+    resumed = run(
+        tmp_path / "parts",
+        optimizer=MuonConfig(lr=1e-2, adamw_lr=1e-2),
+        resume=newest_valid_checkpoint(tmp_path / "parts"),
+    )
     assert_equal(resumed, whole)
 
 
@@ -112,7 +123,9 @@ def test_it_also_holds_for_muon(tmp_path: Path) -> None:
 def test_it_also_holds_in_bfloat16(tmp_path: Path, precision: str) -> None:
     whole = run(tmp_path / "whole", precision=precision)
     run(tmp_path / "parts", stop=4, precision=precision)
-    assert_equal(run(tmp_path / "parts", resume=newest_valid_checkpoint(tmp_path / "parts"), precision=precision), whole)
+    assert_equal(
+        run(tmp_path / "parts", resume=newest_valid_checkpoint(tmp_path / "parts"), precision=precision), whole
+    )
 
 
 def test_resuming_a_finished_run_changes_nothing(tmp_path: Path, uninterrupted: Any) -> None:
@@ -195,7 +208,9 @@ def test_a_background_write_that_is_overtaken_keeps_its_own_state(tmp_path: Path
 
     trainer = tiny_trainer(tmp_path, [Checkpointing(every_n_steps=2, keep_last=99)], plugins=[Slow(asynchronous=True)])
     trainer.fit(tiny_stage(config=CONFIG), data())
-    tiny_trainer(tmp_path / "now", [Checkpointing(every_n_steps=2, keep_last=99)]).fit(tiny_stage(config=CONFIG), data())
+    tiny_trainer(tmp_path / "now", [Checkpointing(every_n_steps=2, keep_last=99)]).fit(
+        tiny_stage(config=CONFIG), data()
+    )
     assert released == [2, 4, 6, 7]
     for folder in checkpoints_in(tmp_path / "now"):
         ours, theirs = load_transformer(folder), load_transformer(tmp_path / "checkpoints" / folder.name)

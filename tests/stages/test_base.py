@@ -8,11 +8,11 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from tiny_run import StepData, batch_of, random_rows, tiny_config, tiny_stage, tiny_trainer
 
 from lmstack.data.batch import IGNORE_INDEX
 from lmstack.optim.schedules import LinearSchedule
 from lmstack.stages import LanguageModule
+from tiny_run import StepData, batch_of, random_rows, tiny_config, tiny_stage, tiny_trainer
 
 ROWS = random_rows(6, lambda i: [9, 3, 12, 1, 7, 5][i])
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_run import VOCAB, StepData, batch_of, random_rows, tiny_config, tiny_stage, tiny_trainer
 
 from lmstack.models.checkpoint import save_weights
 from lmstack.optim.optimizers import AdamWConfig
 from lmstack.optim.schedules import ConstantSchedule
+from tiny_run import VOCAB, StepData, batch_of, random_rows, tiny_config, tiny_stage, tiny_trainer
 
 ROWS = random_rows(4, lambda i: 4 + i)
 
@@ -57,7 +57,9 @@ def test_a_warm_start_takes_the_weights_and_a_grown_vocabulary_keeps_what_it_kne
     old = tiny_stage(seed=3)
     save_weights(tmp_path / "weights", old.transformer)
     grown = tiny_stage(seed=4, config=tiny_config(vocab_size=VOCAB + 5), init_from=str(tmp_path / "weights"))
-    tiny_trainer(tmp_path, max_steps=1, limit_val_batches=0).validate(grown, StepData([], [batch_of(ROWS)]), verbose=False)
+    tiny_trainer(tmp_path, max_steps=1, limit_val_batches=0).validate(
+        grown, StepData([], [batch_of(ROWS)]), verbose=False
+    )
     assert torch.equal(grown.transformer.embedding.weight[:VOCAB], old.transformer.embedding.weight)
     for ours, theirs in zip(grown.transformer.blocks.parameters(), old.transformer.blocks.parameters()):
         assert torch.equal(ours, theirs)

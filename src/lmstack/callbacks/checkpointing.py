@@ -114,7 +114,9 @@ class FolderCheckpointIO(CheckpointIO):
         """
         folder = Path(path)
         read_manifest(folder)
-        state: dict[str, Any] = torch.load(folder / TRAINING_STATE, map_location=map_location or "cpu", weights_only=True)
+        state: dict[str, Any] = torch.load(
+            folder / TRAINING_STATE, map_location=map_location or "cpu", weights_only=True
+        )
         weights = load_file(folder / WEIGHTS)
         state["state_dict"] = {_TRANSFORMER + name: tensor for name, tensor in weights.items()}
         state["state_dict"].update(state.pop("state_dict_rest"))
@@ -232,7 +234,7 @@ class Checkpointing(Checkpoint):
             trainer: The trainer.
             pl_module: The stage.
         """
-        if trainer.sanity_checking or not trainer.training and trainer.state.fn != "fit":
+        if trainer.sanity_checking or (not trainer.training and trainer.state.fn != "fit"):
             return
         self.metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
         if self._due or self.keep_best > 0:

@@ -82,7 +82,7 @@ class MetricsCsv(Logger):
         with self.path.open("r+", newline="") as file:
             self._row_start = file.seek(0, os.SEEK_END) if is_new_row else file.seek(self._row_start)
             file.truncate()
-            csv.DictWriter(file, self._columns).writerow(self._row)
+            csv.DictWriter(file, self._columns, lineterminator="\n").writerow(self._row)
 
     @rank_zero_only
     def resume_from(self, step: int) -> None:
@@ -101,7 +101,7 @@ class MetricsCsv(Logger):
         self.path.parent.mkdir(parents=True, exist_ok=True)
         beside = self.path.with_name(f".{NAME}.partial")
         with beside.open("w", newline="") as file:
-            writer = csv.DictWriter(file, self._columns)
+            writer = csv.DictWriter(file, self._columns, lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
         os.replace(beside, self.path)

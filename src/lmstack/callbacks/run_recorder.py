@@ -11,8 +11,8 @@ from lmstack.run_record import collect_run_record, write_run_record
 class RunRecorder(L.Callback):
     """Writes `run.json`, and makes `metrics.csv` go on from the resumed step."""
 
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write, once the checkpoint is loaded.
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write, once the checkpoint is loaded and the stage has its seed; drop the rows of steps taken again.
 
         Args:
             trainer: The trainer.
@@ -30,14 +30,6 @@ class RunRecorder(L.Callback):
             tokenizer_fingerprint=getattr(getattr(manifest, "tokenizer", None), "fingerprint", None),
         )
         write_run_record(Path(trainer.default_root_dir), record)
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Drop the rows of steps that will be taken again.
-
-        Args:
-            trainer: The trainer.
-            pl_module: The stage.
-        """
         for logger in trainer.loggers:
             if isinstance(logger, MetricsCsv):
                 logger.resume_from(trainer.global_step)

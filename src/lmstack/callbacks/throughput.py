@@ -44,7 +44,9 @@ class Throughput(L.Callback):
         dtype = torch.bfloat16 if "bf16" in str(trainer.precision) else torch.float32
         self.peak = self.peak or peak_flops(trainer.strategy.root_device, dtype)
 
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         """Start the clock.
 
         Args:

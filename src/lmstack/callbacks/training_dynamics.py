@@ -23,6 +23,7 @@ class TrainingDynamics(L.Callback):
     def __init__(self, every_n_steps: int = 50) -> None:
         self.every_n_steps = every_n_steps
         self._before: dict[str, Tensor] = {}
+        self._norms: dict[str, Tensor] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Check the interval.
@@ -55,7 +56,7 @@ class TrainingDynamics(L.Callback):
         parameters = _trainable(pl_module)
         self._before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
         gradients = {name: p.grad for name, p in parameters.items() if p.grad is not None}
-        self._log_norms("gradient_norm", gradients)
+        self._norms = {f"gradient_norm/{part}": norm for part, norm in part_norms(gradients).items()}
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -72,18 +73,16 @@ class TrainingDynamics(L.Callback):
         if not self._before:
             return
         weights = {name: parameter.detach() for name, parameter in _trainable(pl_module).items()}
-        weight_norms = self._log_norms("weight_norm", weights)
-        updates = {name: weight - self._before[name] for name, weight in weights.items()}
-        update_norms = self._log_norms("update_norm", updates)
+        weight_norms = part_norms(weights)
+        update_norms = part_norms({name: weight - self._before[name] for name, weight in weights.items()})
         for part, norm in update_norms.items():
-            self.log(f"dynamics/update_ratio/{part}", norm / weight_norms[part].clamp(min=1e-12))
-        self._before = {}
-
-    def _log_norms(self, quantity: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        norms = part_norms(tensors)
-        for part, norm in norms.items():
-            self.log(f"dynamics/{quantity}/{part}", norm)
-        return norms
+            self._norms[f"weight_norm/{part}"] = weight_norms[part]
+            self._norms[f"update_norm/{part}"] = norm
+            self._norms[f"update_ratio/{part}"] = norm / weight_norms[part].clamp(min=1e-12)
+        measured = {f"dynamics/{name}": float(norm) for name, norm in self._norms.items()}
+        for logger in trainer.loggers:  # self.log would repeat old values at the logging steps in between
+            logger.log_metrics(measured, step=trainer.global_step)
+        self._before, self._norms = {}, {}
 
 
 def part_of(parameter_name: str) -> str:

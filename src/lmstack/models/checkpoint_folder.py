@@ -41,7 +41,7 @@ def step_of(folder: Path) -> int:
 
 @contextmanager
 def atomic_folder(path: Path, facts: dict[str, Any]) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`; when the block ends well, hash and sync its files and rename it to `path`.
+    """Yield a temporary folder beside `path`; when the block ends well, hash and sync its files and rename it so.
 
     A process that dies at any instant leaves `path` as it was. A folder already at `path` is replaced.
 

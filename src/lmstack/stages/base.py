@@ -128,7 +128,9 @@ class LanguageModule(L.LightningModule, ABC):
         total_steps = int(self.trainer.estimated_stepping_batches)
 
         def multiplier(step: int) -> float:
-            return lr_multiplier(self.schedule, step, total_steps, lambda d: to_steps(d, total_steps, self._steps_for_tokens))
+            return lr_multiplier(
+                self.schedule, step, total_steps, lambda d: to_steps(d, total_steps, self._steps_for_tokens)
+            )
 
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, multiplier)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
@@ -267,7 +269,9 @@ class LanguageModule(L.LightningModule, ABC):
     def _log_step(self, sums: list[LossSums], num_tokens: Int[Tensor, ""]) -> None:
         if not self._is_logging_step():
             return
-        totals = self._sum_over_ranks(torch.stack([torch.stack([s.cross_entropy, s.z_loss]) for s in sums]).sum(0).detach())
+        totals = self._sum_over_ranks(
+            torch.stack([torch.stack([s.cross_entropy, s.z_loss]) for s in sums]).sum(0).detach()
+        )
         loss, z_loss = (totals / num_tokens.clamp(min=1)).unbind()
         self.log("train/loss", loss, prog_bar=True)
         if self.z_loss_coef:
