@@ -148,6 +148,8 @@ def rotate(x: Float[Tensor, "B T heads C"], rotation: Rotation) -> Float[Tensor,
     """
     cos, sin = rotation
     if not torch.compiler.is_compiling():
+        if not torch.is_grad_enabled():
+            return _turn(x, cos, sin, 1)
         return _EagerRotate.apply(x, cos, sin)  # type: ignore[no-untyped-call, no-any-return]
     first, second = x.chunk(2, dim=-1)
     return (x * cos + torch.cat((-second, first), dim=-1) * sin).to(x.dtype)
