@@ -148,9 +148,10 @@ def _prompt_of(line: str, where: str) -> str:
         row = json.loads(line)
     except ValueError as error:
         raise ValueError(f"{where}: not JSON ({error}).") from error
-    if not isinstance(row, dict) or not isinstance(row.get("prompt"), str):
+    prompt = row.get("prompt") if isinstance(row, dict) else None
+    if not isinstance(prompt, str):
         raise ValueError(f'{where}: expected an object with a text under "prompt".')
-    return row["prompt"]
+    return prompt
 
 
 def _what_is_in(path: Path) -> str:

@@ -120,7 +120,9 @@ class Decoding:
 
     def step(self) -> None:
         """Give every row one more token, and drop the rows that this stops."""
-        logits = self.transformer.logits(self._last_hidden())[:, 0]  # (B, 1, V) -> (B, V)
+        hidden = self._read_sampled() if self.is_prefilled else self._prefill()
+        self.is_prefilled = True
+        logits = self.transformer.logits(hidden)[:, 0]  # (B, 1, V) -> (B, V)
         uniform = torch.tensor([row.uniform() for row in self.rows], dtype=torch.float64, device=self.device)
         tokens, log_probs = self.choice.choose(logits, self.num_ids, uniform)
         for row, token, log_prob in zip(self.rows, tokens.tolist(), log_probs.tolist(), strict=True):
@@ -132,21 +134,23 @@ class Decoding:
             row.add(token, log_prob)
         self._drop_stopped()
 
-    def _last_hidden(self) -> Float[Tensor, "B 1 D"]:
-        if self.is_prefilled:
-            ends = [row.num_tokens for row in self.rows]
-            inputs = torch.tensor([[row.token_ids[-1]] for row in self.rows], device=self.device)
-            positions = torch.tensor(ends, device=self.device)[:, None] - 1
-            self.cache.extent = max(ends)
-            return self.transformer(inputs, position_ids=positions, cache=self.cache)
-        self.is_prefilled = True
-        width = max(len(row.prompt) for row in self.rows)
+    def _prefill(self) -> Float[Tensor, "B 1 D"]:
+        lengths = [len(row.prompt) for row in self.rows]
+        width = max(lengths)
         inputs = torch.tensor([row.prompt + [0] * (width - len(row.prompt)) for row in self.rows], device=self.device)
         positions = torch.arange(width, device=self.device).expand_as(inputs)
         self.cache.extent = width
         hidden = self.transformer(inputs, position_ids=positions, cache=self.cache)
-        last = torch.tensor([len(row.prompt) - 1 for row in self.rows], device=self.device)
-        return hidden[torch.arange(len(self.rows), device=self.device), last][:, None]
+        last = torch.tensor(lengths, device=self.device) - 1
+        return hidden[torch.arange(len(lengths), device=self.device), last][:, None]
+
+    def _read_sampled(self) -> Float[Tensor, "B 1 D"]:
+        lengths = [row.num_tokens for row in self.rows]
+        inputs = torch.tensor([[row.token_ids[-1]] for row in self.rows], device=self.device)
+        positions = torch.tensor(lengths, device=self.device)[:, None] - 1
+        self.cache.extent = max(lengths)
+        hidden: Tensor = self.transformer(inputs, position_ids=positions, cache=self.cache)
+        return hidden
 
     def _drop_stopped(self) -> None:
         live = [number for number, row in enumerate(self.rows) if row.stop_reason is None]
@@ -164,6 +168,7 @@ class Choice:
     """The rows' sampling parameters on the device; None where no row asks for that transformation.
 
     Attributes:
+        samples: Whether any row has a temperature above 0.
         temperature: 0 is greedy.
         penalty: Of repetition.
         seen: Tokens of the prompt and the completion so far.
@@ -172,6 +177,7 @@ class Choice:
         min_p: Least probability beside the most probable token.
     """
 
+    samples: bool
     temperature: Float32[Tensor, " B"]
     penalty: Float32[Tensor, " B"] | None
     seen: Bool[Tensor, "B V"] | None
@@ -202,6 +208,7 @@ class Choice:
             for mask, row in zip(seen, rows, strict=True):
                 mask[torch.tensor(row.prompt, device=device)] = True
         return cls(
+            samples=any(p.temperature > 0 for p in params),
             temperature=torch.tensor([p.temperature for p in params], dtype=torch.float32, device=device),
             penalty=penalty,
             seen=seen,
@@ -234,7 +241,10 @@ class Choice:
             candidates = sampling.keep_top_p(candidates, self.top_p)
         if self.min_p is not None:
             candidates = sampling.keep_min_p(candidates, self.min_p)
-        tokens = sampling.choose_tokens(candidates, self.temperature, uniform)
+        if self.samples:
+            tokens = sampling.choose_tokens(candidates, self.temperature, uniform)
+        else:
+            tokens = candidates.argmax(1)
         if self.seen is not None:
             self.seen.scatter_(1, tokens[:, None], True)
         return tokens, scaled.gather(1, tokens[:, None])[:, 0] - scaled.logsumexp(1)
@@ -246,7 +256,7 @@ class Choice:
             rows: Indices into the batch.
         """
         for name, value in vars(self).items():
-            if value is not None:
+            if isinstance(value, Tensor):
                 setattr(self, name, value[rows])
 
 
