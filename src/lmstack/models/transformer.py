@@ -127,9 +127,9 @@ class Transformer(nn.Module):
         self.reset_parameters()
 
     def _build(self, config: TransformerConfig) -> None:
-        self.embedding = nn.Embedding(config.vocab_size, config.dim)
+        self.embedding = _table(config.vocab_size, config.dim)
         if config.positions.kind == "learned":
-            self.position_embedding = nn.Embedding(config.max_seq_len, config.dim)
+            self.position_embedding = _table(config.max_seq_len, config.dim)
         if config.embedding_norm:
             self.embedding_norm = norm_of(config, config.dim)
         self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
@@ -302,3 +302,8 @@ class Transformer(nn.Module):
         for layer, (block, window) in enumerate(zip(self.blocks, self._windows, strict=True)):
             x = block(x, patterns[window], rotation, CacheSlot(cache, layer, position_ids))
         return x
+
+
+def _table(num_rows: int, dim: int) -> nn.Embedding:
+    # Given its weight it draws none; drawing on meta imports sympy, half a second of every start.
+    return nn.Embedding(num_rows, dim, _weight=torch.empty(num_rows, dim))
