@@ -1,5 +1,7 @@
 """From the words of the command line to a training run, a sweep or a help text."""
 
+import os
+
 from lmstack.cli.args import parse_arguments
 
 
@@ -23,10 +25,12 @@ def launch(command: str, argv: list[str]) -> int:
 
         return sweep(command, arguments)
     from lmstack.cli.compose import compose
+    from lmstack.cli.resolvers import RUN_ID
     from lmstack.cli.run_folder import choose_run_to_continue
 
+    is_named = RUN_ID in os.environ  # by a sweep, or by the first process of this run
     composition = compose(arguments)  # before torch is imported: most mistakes are told in a third of a second
-    if choose_run_to_continue(composition):
+    if not is_named and choose_run_to_continue(composition):
         composition = compose(arguments)
     from lmstack.cli.lean_imports import import_lightning
 

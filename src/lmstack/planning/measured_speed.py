@@ -24,7 +24,7 @@ def measure_speed(
     sequence_length: int,
     precision: str,
     device: torch.device | str = "cpu",
-    budget_seconds: float = 0.5,
+    budget_seconds: float = 0.25,
 ) -> Speed:
     """Time forward and backward of as many layers as fit a small budget.
 
