@@ -191,11 +191,7 @@ def _add_weighted_gradients(
 ) -> None:
     """Add the gradient of ce_grad * cross-entropy + z_grad * z-loss."""
     softmax_coef = ce_grad + z_grad * 2.0 * z_loss_coef * chunk.logsumexp()
-    chunk.backward(
-        gradients,
-        label_coef=torch.where(chunk.counts, ce_grad, 0.0),
-        softmax_coef=softmax_coef.masked_fill(~chunk.counts, 0.0),
-    )
+    chunk.backward(gradients, label_coef=ce_grad.expand_as(softmax_coef), softmax_coef=softmax_coef)
 
 
 class _TokenLogProbs(torch.autograd.Function):

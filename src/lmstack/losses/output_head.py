@@ -178,7 +178,7 @@ class Chunk:
 
         Args:
             gradients: Added to.
-            label_coef: `b`, zero where the label does not count; None is one wherever it counts.
+            label_coef: `b`, finite also where the label does not count, which changes nothing; None is one.
             softmax_coef: `a`; None is the same as `b`.
         """
         head, options = self.head, self.head.options
@@ -201,8 +201,8 @@ class Chunk:
     def _grad_logits(self, label_coef: Tensor | None, softmax_coef: Tensor | None) -> Float[Tensor, "N V"]:
         """Gradient with respect to the logits before the soft-cap, in place of the log-probabilities.
 
-        Without coefficients the rows that do not count are not zeroed: their hidden states are, and their share of the
-        other gradients is masked where it costs D or 1 operations, not V.
+        Rows that do not count are not zeroed here: their hidden states are, and their share of the other gradients is
+        masked where it costs D or 1 operations, not V.
         """
         options = self.head.options
         grad_logits = self.log_probs.exp_()
