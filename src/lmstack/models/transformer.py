@@ -123,7 +123,9 @@ class Transformer(nn.Module):
         # Parts would draw weights of their own: that takes time, and random numbers that a build on meta does not.
         with torch.device("meta"):
             self._build(config)
-        self.to_empty(device=torch.get_default_device())
+        device = torch.get_default_device()
+        # Not `to_empty`: its `empty_like` of a meta tensor imports sympy, half a second of every start.
+        self._apply(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype, device=device))
         self.reset_parameters()
 
     def _build(self, config: TransformerConfig) -> None:
@@ -305,5 +307,5 @@ class Transformer(nn.Module):
 
 
 def _table(num_rows: int, dim: int) -> nn.Embedding:
-    # Given its weight it draws none; drawing on meta imports sympy, half a second of every start.
+    # Given its weight it draws none; drawing on meta imports sympy too.
     return nn.Embedding(num_rows, dim, _weight=torch.empty(num_rows, dim))
