@@ -41,7 +41,7 @@ def commands(text: str) -> Iterator[list[str]]:
     lines = [line.removeprefix("$ ") for line in shell.splitlines()]
     lines += re.findall(r"`(lmstack [^`]+)`", BLOCK.sub("", text))
     for line in lines:
-        for part in re.split(r"\s(?:&&|\|)\s|; ", line):
+        for part in re.split(r"\s(?:&&|\|\|?)\s|; ", line):
             if re.match(r"(?:\S*/)?lmstack(?: (?!\|)|$)", part.strip()):
                 yield shlex.split(part.strip(), comments=True)[1:]
 

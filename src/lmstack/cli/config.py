@@ -8,7 +8,7 @@ HELP = """\
 usage: lmstack config --config conf/<name>.yaml [key=value ...]
 
 Prints the composed config, every file, override and interpolation resolved. The output is itself a config:
-`lmstack config --config conf/pretrain.yaml model=20m > mine.yaml; lmstack fit --config mine.yaml`.
+`lmstack config --config conf/pretrain.yaml model=llama_20m > mine.yaml; lmstack fit --config mine.yaml`.
 """
 
 

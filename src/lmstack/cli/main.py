@@ -34,9 +34,9 @@ usage: lmstack <command> --config conf/<name>.yaml [key=value ...]
 
 {commands}
 
-  model=llama_60m  model.optimizer.lr=3e-4  +experiment=no_rope  ~callbacks.samples   choose a file, set or drop a key
-  -m model.optimizer.lr=1e-4,3e-4                                                    one run for each value
-  ckpt_path=last                                                                     go on where the run stopped
+  model=llama_60m  optim=adamw  model.optimizer.lr=3e-4  ~callbacks.samples      choose a file, set or drop a key
+  -m model.optimizer.lr=1e-4,3e-4                                                one run for each value
+  ckpt_path=last                                                                 go on where the run stopped
 
   lmstack <command> --help    what the command takes
 """

@@ -8,6 +8,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from lmstack.cli.failures import ConfigError
+from lmstack.data.remote import local_copy
 
 RUN_ID = "LMSTACK_RUN_ID"
 
@@ -32,24 +33,20 @@ def vocab_size(corpus: str) -> int:
     """Number of token ids of a prepared corpus, from its manifest.
 
     Args:
-        corpus: Folder that `lmstack data build` wrote.
+        corpus: Folder that `lmstack data build` wrote, or its URL.
 
     Raises:
         ConfigError: There is no manifest, or it is not one.
     """
-    if "://" in corpus:
-        import fsspec  # type: ignore[import-untyped]
-
-        with fsspec.open(f"{corpus.rstrip('/')}/manifest.json") as file:
-            text = file.read().decode()
-    else:
-        path = Path(corpus, "manifest.json")
-        if not path.is_file():
-            state = "unfinished (it has no manifest.json)" if path.parent.is_dir() else "not there"
-            raise ConfigError(
-                f"data.path: the corpus {corpus!r} is {state}. Build it with `lmstack data build`, or set data.path."
-            )
-        text = path.read_text()
+    try:
+        text = local_copy(corpus, "manifest.json").read_text()
+    except (FileNotFoundError, NotADirectoryError):
+        state = "unfinished (it has no manifest.json)" if Path(corpus).is_dir() else "not there"
+        raise ConfigError(
+            f"data.path: the corpus {corpus!r} is {state}. Build it with `lmstack data build`, or set data.path."
+        ) from None
+    except ValueError as error:  # an object store's
+        raise ConfigError(f"data.path: {error}") from error
     try:
         return int(json.loads(text)["tokenizer"]["vocab_size"])
     except (ValueError, KeyError, TypeError) as error:

@@ -80,7 +80,7 @@ def resolve_checkpoint(command: str, config: dict[str, Any]) -> Path | None:
             raise ConfigError(f"ckpt_path=last: {folder} has no checkpoint yet. Train one with `lmstack fit` first.")
         return found
     path = Path(given)
-    if not path.exists():
+    if not given or not path.exists():
         raise ConfigError(f"ckpt_path: {given!r} is not there. Name a checkpoint or run folder, or ckpt_path=last.")
     if (path / CHECKPOINTS).is_dir():
         found = newest_checkpoint(path)
