@@ -184,7 +184,10 @@ def test_arithmetic_in_interpolations() -> None:
         (["experiment=wode"], "experiment=wode: no such option. Did you mean wide? Options of experiment: "),
         (["data=3"], "data=3: expected a file of conf/data. Options: "),
         (["trainer=3"], "trainer=3: expected a file of conf/trainer. Options: "),
-        (["modle.transformer.dim=4"], "modle.transformer.dim: no such key (value '4'). Did you mean model.transformer.dim?"),
+        (
+            ["modle.transformer.dim=4"],
+            "modle.transformer.dim: no such key (value '4'). Did you mean model.transformer.dim?",
+        ),
         (["modle=small"], "modle: no such key (value 'small'). Did you mean model?"),
         (["qq=1"], "qq: no such key (value '1'). Keys: stage, vars, "),
         (["vars.x=${vars.nmae}"], "vars.x: Interpolation key 'vars.nmae' not found"),
@@ -197,7 +200,10 @@ def test_arithmetic_in_interpolations() -> None:
         (["trainer.check_val_every_n_epoch=1"], "trainer.check_val_every_n_epoch=1: validation belongs to "),
         (["trainer.callbacks=[]"], "trainer.callbacks=[]: callbacks belong to the mapping `callbacks`"),
         (["trainer.logger=false"], "trainer.logger=False: loggers belong to the mapping `logger`"),
-        (["data.max_tokens=9"], "trainer.max_steps=2 and data.max_tokens=9 both set the length of the run. Keep one "),
+        (
+            ["data.max_tokens=9", "trainer.max_steps=2"],
+            "trainer.max_steps=2 and data.max_tokens=9 both set the length of the run. Keep one ",
+        ),
     ],
 )
 def test_mistakes_are_told_in_one_line(overrides: list[str], message: str) -> None:
@@ -210,6 +216,11 @@ def test_mistakes_are_told_in_one_line(overrides: list[str], message: str) -> No
 def test_a_length_in_tokens_replaces_one_in_steps() -> None:
     assert composed("data.max_tokens=64", "trainer.max_steps=-1")["data"]["max_tokens"] == 64
     assert composed("data.max_tokens=64", "trainer.max_steps=null")["data"]["max_tokens"] == 64
+
+
+def test_a_length_that_is_typed_wins_over_the_other_one_in_a_file() -> None:
+    config = composed("data.max_tokens=64")
+    assert (config["data"]["max_tokens"], config["trainer"]["max_steps"]) == (64, -1)
 
 
 def test_a_missing_file_names_the_nearest() -> None:

@@ -22,7 +22,7 @@ from lmstack.cli.args import Arguments
 from lmstack.cli.failures import ConfigError
 from lmstack.cli.kinds import KindAwareLoader
 from lmstack.cli.overrides import hydra_overrides
-from lmstack.cli.ownership import refuse_two_owners
+from lmstack.cli.ownership import prefer_typed_length, refuse_two_owners
 from lmstack.cli.resolvers import register_resolvers
 
 TOP_LEVEL = (
@@ -67,6 +67,7 @@ def compose(arguments: Arguments) -> Composition:
     for group in ("callbacks", "logger"):
         if isinstance(values.get(group), dict):
             values[group] = {name: _flat(node) for name, node in values[group].items()}
+    prefer_typed_length(values, {override.key for override in arguments.overrides})
     refuse_two_owners(values)
     return Composition(values, (raw.get("trainer") or {}).get("default_root_dir"))
 

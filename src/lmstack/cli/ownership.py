@@ -1,5 +1,6 @@
 """Keys with two owners: each quantity is set in one place, and the other place is refused by name."""
 
+from collections.abc import Collection
 from typing import Any
 
 from lmstack.cli.failures import ConfigError
@@ -16,6 +17,19 @@ OWNED_ELSEWHERE = {
     "logger": "loggers belong to the mapping `logger`: +logger.<name>.class_path=..., ~logger.<name>, or logger=none",
     "weights_only": "it belongs to `ckpt_path`",
 }
+
+
+def prefer_typed_length(config: dict[str, Any], typed: Collection[str]) -> None:
+    """Let a run length that was typed win over the other one, when that stands in a file.
+
+    Args:
+        config: The composed config, changed in place.
+        typed: Keys of the overrides.
+    """
+    if "trainer.max_steps" in typed and "data.max_tokens" not in typed and given_max_steps(config) is not None:
+        config["data"] = (config.get("data") or {}) | {"max_tokens": None}
+    if "data.max_tokens" in typed and "trainer.max_steps" not in typed and given_max_tokens(config) is not None:
+        config["trainer"] = (config.get("trainer") or {}) | {"max_steps": -1}
 
 
 def refuse_two_owners(config: dict[str, Any]) -> None:
