@@ -27,7 +27,10 @@ from lmstack.cli.explain import condensed, mistakes
             "model.zzzz: no such key (value 3). Keys: transformer, optimizer, coefs, size, fail_with.",
         ),
         (["trainer.max_step=3"], "trainer.max_step: no such key (value 3). Did you mean trainer.max_steps (an int)?"),
-        (["data.sequence_len=3"], "data.sequence_len: no such key (value 3). Did you mean data.sequence_length (an int)?"),
+        (
+            ["data.sequence_len=3"],
+            "data.sequence_len: no such key (value 3). Did you mean data.sequence_length (an int)?",
+        ),
         (["data.path=3"], "data.path: expected str, got 3"),
         (
             ["model.transformer.positions.kind=rotry"],

@@ -23,7 +23,10 @@ def test_our_own_errors_are_one_line_and_others_keep_their_traceback() -> None:
     ("error", "message"),
     [
         (ConfigError("a\nb"), "a\nb"),
-        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "f"), "no space left on device: f. Free some and go on with "),
+        (
+            OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "f"),
+            "no space left on device: f. Free some and go on with ",
+        ),
         (RuntimeError("[enforce fail] PytorchStreamWriter failed writing file data/0"), "no space left on device. "),
         (RuntimeError("I/O error: No space left on device (os error 28)"), "no space left on device. "),
         (FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "g"), "No such file or directory: g"),
@@ -50,9 +53,7 @@ def test_exit_statuses_tell_configs_runs_and_interrupts_apart(capsys: pytest.Cap
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_the_traceback_is_shown_on_request(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_traceback_is_shown_on_request(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LMSTACK_TRACEBACK", "1")
     with reported():
         raise ConfigError("x")

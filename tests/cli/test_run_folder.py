@@ -56,7 +56,9 @@ def test_validating_without_a_checkpoint_is_refused_and_training_is_not() -> Non
 def test_a_used_folder_is_refused_by_name() -> None:
     refuse_used_folder(composed())
     checkpoint("runs/stub", 1)
-    with pytest.raises(ConfigError, match=r"^runs/stub already holds a run .* folder with vars.name=\.\.\., or replace"):
+    with pytest.raises(
+        ConfigError, match=r"^runs/stub already holds a run .* folder with vars.name=\.\.\., or replace"
+    ):
         refuse_used_folder(composed())
     with pytest.raises(ConfigError, match=r"another folder with trainer.default_root_dir=\.\.\."):
         refuse_used_folder(composed("trainer.default_root_dir=runs/stub"))
@@ -65,7 +67,15 @@ def test_a_used_folder_is_refused_by_name() -> None:
 
 def test_overwriting_removes_what_a_run_writes_and_nothing_else() -> None:
     checkpoint("runs/stub", 1)
-    for name in ("config.yaml", "config.1.yaml", "run.json", "metrics.csv", "samples.jsonl", "events.out.tfevents.1", "mine"):
+    for name in (
+        "config.yaml",
+        "config.1.yaml",
+        "run.json",
+        "metrics.csv",
+        "samples.jsonl",
+        "events.out.tfevents.1",
+        "mine",
+    ):
         Path("runs/stub", name).touch()
     remove_old_run(Path("runs/stub"))
     assert [path.name for path in Path("runs/stub").iterdir()] == ["mine"]

@@ -36,7 +36,9 @@ def processes(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
 
 def test_there_is_a_run_for_each_combination_of_values_and_groups(lmstack: Any, processes: list[list[str]]) -> None:
-    result = lmstack(*SWEEP, "model.optimizer.lr=0.1,0.2", "model=small,large", "seed_everything=3", "--data.path", "a b")
+    result = lmstack(
+        *SWEEP, "model.optimizer.lr=0.1,0.2", "model=small,large", "seed_everything=3", "--data.path", "a b"
+    )
     assert result.status == 0
     changing = [argv[argv.index("--config") + 2 : -3] for argv in processes]
     assert changing == [

@@ -22,7 +22,9 @@ class Source:
     column: str = "text"
 
 
-def tool(*, output: str, sources: dict[str, str | list[str] | Source], tokenizer: str | None = None, count: int = 3) -> None:
+def tool(
+    *, output: str, sources: dict[str, str | list[str] | Source], tokenizer: str | None = None, count: int = 3
+) -> None:
     """Do a thing.
 
     At some length.
@@ -49,7 +51,9 @@ def arguments(*argv: str) -> dict[str, Any]:
 
 
 def test_a_signature_is_a_command_line() -> None:
-    found = arguments("output=o", "sources.a=x/*.txt", "sources.b=[p,q]", "sources.c={path: r, column: body}", "count=4")
+    found = arguments(
+        "output=o", "sources.a=x/*.txt", "sources.b=[p,q]", "sources.c={path: r, column: body}", "count=4"
+    )
     assert found["sources"] == {"a": "x/*.txt", "b": ["p", "q"], "c": Source("r", "body")}
     assert (found["output"], found["tokenizer"], found["count"]) == ("o", None, 4)
 
@@ -87,7 +91,10 @@ def test_a_config_file_is_composed_and_overridden() -> None:
     ("argv", "message"),
     [
         (["outptu=x", "sources.a=b"], "outptu: no such key (value 'x'). Did you mean output (a str)?"),
-        (["output=x"], "sources: required, not given (dict[str, str | list[str] | a mapping (Source)]). Set sources=..."),
+        (
+            ["output=x"],
+            "sources: required, not given (dict[str, str | list[str] | a mapping (Source)]). Set sources=...",
+        ),
         (["output=x", "sources.a=b", "count=many"], "count: expected int, got 'many'"),
     ],
 )
@@ -99,7 +106,9 @@ def test_mistakes_are_told_in_one_line(argv: list[str], message: str) -> None:
 
 def test_the_docstring_is_the_help() -> None:
     page = tool_help("thing", tool)
-    assert page.startswith("usage: lmstack thing [--config <file>.yaml] [key=value ...]\n\nDo a thing.\n\nAt some length.\n")
+    assert page.startswith(
+        "usage: lmstack thing [--config <file>.yaml] [key=value ...]\n\nDo a thing.\n\nAt some length.\n"
+    )
     assert "str (required). Where to." in page
     assert "int = 3. How often." in page
 

@@ -97,15 +97,23 @@ def test_a_run_without_an_end_is_refused(lmstack: Any) -> None:
     ("overrides", "message"),
     [
         (["model.transformer.dim=abc"], "model.transformer.dim: expected int, got 'abc'"),
-        (["model.transformer.dim=7"], "transformer.dim=7 is not a multiple of num_heads=2. Use dim=8, or set head_dim."),
+        (
+            ["model.transformer.dim=7"],
+            "transformer.dim=7 is not a multiple of num_heads=2. Use dim=8, or set head_dim.",
+        ),
         (["stage=causal_ml"], "stage: no such stage 'causal_ml'. Did you mean causal_lm? "),
-        (["stage.model=stub_stage.StubModle"], "stage: no class 'StubModle' in stub_stage. Did you mean stub_stage.StubM"),
+        (
+            ["stage.model=stub_stage.StubModle"],
+            "stage: no class 'StubModle' in stub_stage. Did you mean stub_stage.StubM",
+        ),
         (["trainer.accelerator=tpuu"], "You selected an invalid accelerator name: `accelerator='tpuu'`"),
         (["ckpt_path=runs/nope"], "ckpt_path: 'runs/nope' is not there."),
         (["~trainer.default_root_dir"], "trainer.default_root_dir: required, not given."),
     ],
 )
-def test_a_config_that_cannot_run_is_one_line_and_leaves_nothing(lmstack: Any, overrides: list[str], message: str) -> None:
+def test_a_config_that_cannot_run_is_one_line_and_leaves_nothing(
+    lmstack: Any, overrides: list[str], message: str
+) -> None:
     result = lmstack(*FIT, *overrides)
     assert result.status == 2
     assert result.err.startswith(f"lmstack: error: {message}")

@@ -47,7 +47,7 @@ def test_a_batch_that_cannot_be_shared_out_is_refused() -> None:
 
 
 def test_an_unknown_precision_is_refused() -> None:
-    with pytest.raises(ValueError, match="trainer.precision='bf17': must be one of 32, "):
+    with pytest.raises(ValueError, match=r"trainer.precision='bf17': must be one of 32, "):
         plan(precision="bf17")
 
 
