@@ -135,17 +135,16 @@ class _CrossEntropySum(torch.autograd.Function):
         is_grad_enabled: bool,
     ) -> tuple[Tensor, Tensor]:
         ctx.needs = tuple(is_grad_enabled and needed for needed in ctx.needs_input_grad[:3])
-        with torch.autocast(hidden.device.type, enabled=False):
-            head = ChunkedHead(hidden, weight, bias, labels, is_supervised(labels), options)
-            gradients = head.zero_gradients(ctx.needs)
-            cross_entropy = hidden.new_zeros((), dtype=head.loss_dtype)
-            z_loss = torch.zeros_like(cross_entropy)
-            for chunk in head.chunks():
-                cross_entropy -= chunk.token_log_probs.sum()
-                if z_loss_coef:
-                    z_loss += z_loss_coef * chunk.logsumexp().square().sum()
-                if any(ctx.needs):
-                    _add_gradients(chunk, gradients, z_loss_coef)
+        head = ChunkedHead(hidden, weight, bias, labels, is_supervised(labels), options)
+        gradients = head.zero_gradients(ctx.needs)
+        cross_entropy = hidden.new_zeros((), dtype=head.loss_dtype)
+        z_loss = torch.zeros_like(cross_entropy)
+        for chunk in head.chunks():
+            cross_entropy -= chunk.token_log_probs.sum()
+            if z_loss_coef:
+                z_loss += z_loss_coef * chunk.logsumexp().square().sum()
+            if any(ctx.needs):
+                _add_gradients(chunk, gradients, z_loss_coef)
         ctx.save_for_backward(hidden, weight, bias, labels)
         ctx.gradients, ctx.options, ctx.z_loss_coef = gradients, options, z_loss_coef
         ctx.set_materialize_grads(False)
@@ -162,18 +161,17 @@ class _CrossEntropySum(torch.autograd.Function):
         is_one_factor = ce_grad is not None and (z_grad is ce_grad or not ctx.z_loss_coef)
         if gradients is not None and is_one_factor:
             return *_finished(gradients, likes, ce_grad), None, None, None, None
-        with torch.autocast(hidden.device.type, enabled=False):
-            head = ChunkedHead(hidden, weight, bias, labels, is_supervised(labels), ctx.options)
-            zero = hidden.new_zeros((), dtype=head.loss_dtype)
-            gradients = head.zero_gradients(ctx.needs)
-            for chunk in head.chunks():
-                _add_weighted_gradients(
-                    chunk,
-                    gradients,
-                    ctx.z_loss_coef,
-                    ce_grad=zero if ce_grad is None else ce_grad,
-                    z_grad=zero if z_grad is None else z_grad,
-                )
+        head = ChunkedHead(hidden, weight, bias, labels, is_supervised(labels), ctx.options)
+        zero = hidden.new_zeros((), dtype=head.loss_dtype)
+        gradients = head.zero_gradients(ctx.needs)
+        for chunk in head.chunks():
+            _add_weighted_gradients(
+                chunk,
+                gradients,
+                ctx.z_loss_coef,
+                ce_grad=zero if ce_grad is None else ce_grad,
+                z_grad=zero if z_grad is None else z_grad,
+            )
         return *_finished(gradients, likes), None, None, None, None
 
 
@@ -201,11 +199,10 @@ class _TokenLogProbs(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, options: HeadOptions
     ) -> Tensor:
-        with torch.autocast(hidden.device.type, enabled=False):
-            head = ChunkedHead(hidden, weight, bias, labels, is_supervised(labels), options)
-            log_probs = hidden.new_zeros(len(labels), dtype=head.loss_dtype)
-            for chunk in head.chunks():
-                log_probs[chunk.rows] = chunk.token_log_probs
+        head = ChunkedHead(hidden, weight, bias, labels, is_supervised(labels), options)
+        log_probs = hidden.new_zeros(len(labels), dtype=head.loss_dtype)
+        for chunk in head.chunks():
+            log_probs[chunk.rows] = chunk.token_log_probs
         ctx.save_for_backward(hidden, weight, bias, labels)
         ctx.options = options
         return log_probs
@@ -215,11 +212,10 @@ class _TokenLogProbs(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Minus the gradient of the cross-entropy, weighted by token."""
         hidden, weight, bias, labels = ctx.saved_tensors
-        with torch.autocast(hidden.device.type, enabled=False):
-            head = ChunkedHead(hidden, weight, bias, labels, is_supervised(labels), ctx.options)
-            gradients = head.zero_gradients(ctx.needs_input_grad[:3])
-            for chunk in head.chunks():
-                chunk.backward(gradients, label_coef=-grad[chunk.rows].masked_fill(~chunk.counts, 0.0))
+        head = ChunkedHead(hidden, weight, bias, labels, is_supervised(labels), ctx.options)
+        gradients = head.zero_gradients(ctx.needs_input_grad[:3])
+        for chunk in head.chunks():
+            chunk.backward(gradients, label_coef=-grad[chunk.rows].masked_fill(~chunk.counts, 0.0))
         return *_finished(gradients, (hidden, weight, bias)), None, None
 
 

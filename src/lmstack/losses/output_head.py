@@ -2,7 +2,8 @@
 
 The logits of a token are `softcap * tanh((scale * W h + bias) / softcap) / temperature`. Matrix products run in the
 dtype of the hidden states (or autocast's); everything between them, and the sum over chunks of the gradient of `W`,
-in float32 (float64 for float64 hidden states).
+in float32 (float64 for float64 hidden states). Products are in place or between matrices cast already, which autocast
+leaves alone: the backward pass may run inside its region or outside.
 """
 
 from collections.abc import Iterator
