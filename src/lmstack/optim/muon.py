@@ -1,7 +1,7 @@
 """Muon for hidden matrices and AdamW for everything else, as one optimizer.
 
-Torch's own Muon and AdamW do the arithmetic. Orthogonalizing matrices of one shape together gave no dependable gain on a
-CPU: 0.5 to 1.6 times torch's speed between 256x256 and 1024x256 or 768x768, by shape and number of threads.
+Torch's own Muon and AdamW do the arithmetic. Orthogonalizing matrices of one shape together gave no dependable gain on
+a CPU: 0.5 to 1.6 times torch's speed for 256x256, 768x256, 1024x256 and 768x768, by shape and number of threads.
 """
 
 from collections.abc import Callable
