@@ -100,6 +100,18 @@ def test_every_block_of_yaml_and_python_can_be_read(document: Path) -> None:
         ast.parse(body)
 
 
+@pytest.mark.parametrize(
+    "document", [d for d in DOCS if blocks(d.read_text(), "python")], ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_the_python_of_a_document_runs_from_top_to_bottom(
+    document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, object] = {}
+    for body in blocks(document.read_text(), "python"):
+        exec(compile(body, str(document), "exec"), namespace)
+
+
 def test_every_config_file_is_a_root_or_can_be_chosen() -> None:
     """A file in a folder that no defaults list names is dead, unless a command of that name takes it as its root."""
     chosen: set[str] = set()
