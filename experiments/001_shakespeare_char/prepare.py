@@ -6,7 +6,7 @@ python experiments/001_shakespeare_char/prepare.py path/to/input.txt
 import sys
 from pathlib import Path
 
-from lmstack.prep import build_corpus
+from lmstack.prep.build import build_corpus
 from lmstack.tokenization import char_tokenizer
 
 OUTPUT = Path("data/shakespeare_char")
@@ -25,4 +25,5 @@ if __name__ == "__main__":
         parts / "tokenizer",
         validation_fraction=0.0,
         validation_sources={"plays": str(parts / "validation.txt")},
+        overwrite=True,
     )
