@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from lmstack.cli.training import lightning_arguments
@@ -192,3 +193,20 @@ def test_the_screen_shows_no_words_of_lightning(project: Path) -> None:
         [sys.executable, "-m", "lmstack", *FIT], capture_output=True, text=True, check=True, env={**os.environ}
     )
     assert (result.stdout, result.stderr) == ("", "")
+
+
+def test_a_checkpoint_does_not_replace_what_was_asked_for(lmstack: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr("lmstack.cli.training.RunCLI.run_command", lambda self: seen.append(self.model.size))
+    torch.save({"hyper_parameters": {"size": 99}, "state_dict": {}}, "old.ckpt")
+    assert lmstack(*FIT, "model.size=3", "ckpt_path=old.ckpt").status == 0
+    assert seen == [3]
+
+
+@pytest.mark.slow
+def test_all_ranks_share_one_run_folder(project: Path) -> None:
+    folder = 'trainer.default_root_dir="runs/${run_id:}"'
+    argv = [sys.executable, "-m", "lmstack", *FIT, "+strategy=ddp", "trainer.devices=2", folder, "logger=csv"]
+    result = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert len(list(Path("runs").iterdir())) == 1
