@@ -195,8 +195,8 @@ class ValidationRows(Dataset[TokenBatch]):
         batch_size: Rows of a batch.
         rank: Which batches are this rank's.
         max_tokens: At most so many tokens, in rows spread evenly over the streams; None takes all.
-        stride: Tokens that a row scores, its last; those before are their context, scored by an earlier row. None scores
-            all of a row: rows then lie side by side.
+        stride: Tokens that a row scores, its last; those before are their context, scored by an earlier row. None
+            scores all of a row: rows then lie side by side.
     """
 
     def __init__(
@@ -212,7 +212,8 @@ class ValidationRows(Dataset[TokenBatch]):
         self.stride = sequence_length if stride is None else stride
         if not 0 < self.stride <= sequence_length:
             raise ValueError(
-                f"data.validation_stride={stride}: must be from 1 to sequence_length={sequence_length}, or null for all."
+                f"data.validation_stride={stride}: must be from 1 to sequence_length={sequence_length}, or null for "
+                "all."
             )
         self.shards = shards
         self.eot_id = tokenizer.eot_id

@@ -151,7 +151,9 @@ class PretrainingData(LightningDataModule):
             )
         shards = [self.corpus.shards("validation", name) for name in names]
         batch_size = self.validation_batch_size or self.micro_batch_size
-        rows = ValidationRows(shards, self.tokenizer, self.sequence_length, batch_size, self._rank(), max_tokens, self.validation_stride)
+        rows = ValidationRows(
+            shards, self.tokenizer, self.sequence_length, batch_size, self._rank(), max_tokens, self.validation_stride
+        )
         return ValidationLoader(rows, self.num_workers)
 
     def _names(self, split: Split) -> list[str]:
