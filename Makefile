@@ -26,6 +26,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(if $(HAS_CUDA),true,$(PIP_INSTALL) --dry-run --no-deps --report - torch | $(BIN)/python .ci/torch_is_cpu_build.py)
 	$(PIP_INSTALL) torch
 	$(PIP_INSTALL) --editable '.[dev]'
+	@# pydoclint needs the fork of a parser that jsonargparse also uses; both claim the same module name.
+	$(PIP_INSTALL) --force-reinstall --no-deps docstring_parser_fork
 	@# litdata asks for torchvision, whose only build on PyPI is CUDA's; lmstack never uses it.
 	$(if $(HAS_CUDA),,$(BIN)/pip uninstall --quiet --yes torchvision)
 	@touch $@

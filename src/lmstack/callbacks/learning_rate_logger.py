@@ -16,6 +16,6 @@ class LearningRateLogger(L.Callback):
             pl_module: The stage.
             optimizer: The optimizer about to step.
         """
-        if (trainer.global_step + 1) % trainer.log_every_n_steps == 0:
+        if (trainer.global_step + 1) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             for position, group in enumerate(optimizer.param_groups):
-                self.log(f"lr/{group.get('name', position)}", float(group["lr"]))
+                pl_module.log(f"lr/{group.get('name', position)}", float(group["lr"]))

@@ -7,7 +7,8 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
+from lightning.fabric.loggers.logger import rank_zero_experiment
+from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 NAME = "metrics.csv"
@@ -51,7 +52,7 @@ class MetricsCsv(Logger):
         """The logger itself."""
         return self
 
-    @rank_zero_only
+    @rank_zero_only  # type: ignore[untyped-decorator]
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
         """Nothing: `config.yaml` has them.
 
@@ -61,7 +62,7 @@ class MetricsCsv(Logger):
             kwargs: Ignored.
         """
 
-    @rank_zero_only
+    @rank_zero_only  # type: ignore[untyped-decorator]
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Add to the step's row, in the file at once, so that nothing is lost when the process is killed.
 
@@ -84,7 +85,7 @@ class MetricsCsv(Logger):
             file.truncate()
             csv.DictWriter(file, self._columns, lineterminator="\n").writerow(self._row)
 
-    @rank_zero_only
+    @rank_zero_only  # type: ignore[untyped-decorator]
     def resume_from(self, step: int) -> None:
         """Drop rows of steps not yet taken.
 

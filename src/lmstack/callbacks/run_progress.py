@@ -76,7 +76,7 @@ class RunProgress(ProgressBar):
             batch_idx: Ignored.
         """
         if self._bar is not None and self._task is not None:
-            if trainer.global_step % trainer.log_every_n_steps == 0:
+            if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
                 self._bar.update(self._task, facts=self._facts(trainer))
             self._bar.update(self._task, completed=trainer.global_step)
         elif self._enabled and time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
@@ -127,7 +127,7 @@ class RunProgress(ProgressBar):
         self._console.print(f"step {trainer.global_step}/{total}  {self._facts(trainer)}", highlight=False)
 
     def _facts(self, trainer: L.Trainer) -> str:
-        metrics = {**trainer.callback_metrics, **trainer.progress_bar_metrics}
+        metrics: dict[str, Any] = {**trainer.callback_metrics, **trainer.progress_bar_metrics}
         facts = [text.format(float(metrics[name])) for name, text in _SHOWN if name in metrics]
         if (speed := metrics.get("throughput/tokens_per_second")) is not None:
             facts.append(f"{float(speed):,.0f} tok/s")

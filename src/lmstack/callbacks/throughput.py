@@ -1,7 +1,7 @@
 """Tokens per second, and what share of the machine's arithmetic they use."""
 
 import time
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import torch
@@ -10,7 +10,11 @@ from lmstack.models.accounting import flops_per_token
 from lmstack.models.peak_flops import peak_flops
 from lmstack.models.transformer import Transformer
 
-CONVENTIONS = ("6n", "full_attention", "causal_attention")
+CONVENTIONS: tuple[Literal["6n", "full_attention", "causal_attention"], ...] = (
+    "6n",
+    "full_attention",
+    "causal_attention",
+)
 
 
 class Throughput(L.Callback):
@@ -69,7 +73,7 @@ class Throughput(L.Callback):
             batch: The micro-batches of the step.
             batch_idx: Ignored.
         """
-        report = trainer.global_step % trainer.log_every_n_steps == 0
+        report = trainer.global_step % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
         if report and trainer.strategy.root_device.type == "cuda":
             torch.cuda.synchronize()
         assert self._started is not None
@@ -79,14 +83,14 @@ class Throughput(L.Callback):
         if not report:
             return
         per_second = self._tokens / self._seconds
-        self.log("time/step_seconds", self._seconds / self._steps)
-        self.log("throughput/tokens_per_second", per_second, prog_bar=True)
+        pl_module.log("time/step_seconds", self._seconds / self._steps)
+        pl_module.log("throughput/tokens_per_second", per_second, prog_bar=True)
         transformer = pl_module.transformer
         assert isinstance(transformer, Transformer)
         seq_len = batch[0].input_ids.shape[1]
         for convention in CONVENTIONS:
             flops = self._flops.setdefault(convention, flops_per_token(transformer.config, seq_len, convention))
-            self.log(f"mfu/{convention}", flops * per_second / (self.peak or float("nan")) / trainer.world_size)
+            pl_module.log(f"mfu/{convention}", flops * per_second / (self.peak or float("nan")) / trainer.world_size)
         if trainer.strategy.root_device.type == "cuda":
-            self.log("memory/peak_gib", torch.cuda.max_memory_allocated() / 2**30)
+            pl_module.log("memory/peak_gib", torch.cuda.max_memory_allocated() / 2**30)
         self._seconds, self._steps, self._tokens = 0.0, 0, 0

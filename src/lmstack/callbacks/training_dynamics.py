@@ -35,10 +35,11 @@ class TrainingDynamics(L.Callback):
         Raises:
             ValueError: Its steps would not all be logged.
         """
-        if self.every_n_steps % trainer.log_every_n_steps:
+        interval: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if self.every_n_steps % interval:
             raise ValueError(
                 f"training_dynamics.every_n_steps={self.every_n_steps} is not a multiple of "
-                f"trainer.log_every_n_steps={trainer.log_every_n_steps}: some measurements would not be written."
+                f"trainer.log_every_n_steps={interval}: some measurements would not be written."
             )
 
     def on_before_optimizer_step(

@@ -59,12 +59,13 @@ class SweepJob:
         if folder.is_relative_to(Path.cwd()):
             folder = folder.relative_to(Path.cwd())
         overrides = [text for text in job.overrides.task if not text.startswith("++ckpt_path=")]
+        said = shlex.join(text.lstrip("+") for text in overrides)
         result = folder / RESULT_FILE
         done = _read_result(result, overrides)
         if done is not None:
-            print(f"[{job.job.num}] {shlex.join(overrides)}  done before: {_said(done)}", flush=True)
+            print(f"[{job.job.num}] {said}  done before: {_said(done)}", flush=True)
             return _objective(done)
-        print(f"[{job.job.num}] {shlex.join(overrides)}", flush=True)
+        print(f"[{job.job.num}] {said}", flush=True)
         begin = time.monotonic()
         folder.mkdir(parents=True, exist_ok=True)
         log = folder / "log.txt"

@@ -264,7 +264,8 @@ class LanguageModule(L.LightningModule, ABC):
         return self.device if self.device.type in ("cpu", "cuda") else torch.device("cpu")
 
     def _is_logging_step(self) -> bool:
-        return (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0
+        interval: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        return (self.trainer.global_step + 1) % interval == 0
 
     def _log_step(self, sums: list[LossSums], num_tokens: Int[Tensor, ""]) -> None:
         if not self._is_logging_step():
