@@ -27,7 +27,7 @@ def collect_run_record(**facts: Any) -> dict[str, Any]:
     """Command, git state, package versions and hardware, with what the caller adds.
 
     Args:
-        facts: Further entries, such as seeds and data fingerprints; plain values.
+        **facts: Further entries, such as seeds and data fingerprints; plain values.
     """
     import torch
 

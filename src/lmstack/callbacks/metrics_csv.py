@@ -58,8 +58,8 @@ class MetricsCsv(Logger):
 
         Args:
             params: Ignored.
-            args: Ignored.
-            kwargs: Ignored.
+            *args: Ignored.
+            **kwargs: Ignored.
         """
 
     @rank_zero_only  # type: ignore[untyped-decorator]

@@ -115,8 +115,8 @@ class RunProgress(ProgressBar):
         """Print above the bar.
 
         Args:
-            args: As for the built-in.
-            kwargs: As for the built-in.
+            *args: As for the built-in.
+            **kwargs: As for the built-in.
         """
         if self._enabled:
             self._console.print(*args, highlight=False)

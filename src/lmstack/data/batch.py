@@ -36,7 +36,7 @@ class TokenBatch:
 
         Args:
             device: Where to.
-            options: Passed on to `Tensor.to`, such as `non_blocking`.
+            **options: Passed on to `Tensor.to`, such as `non_blocking`.
         """
         return TokenBatch(**{name: value.to(device, **options) for name, value in vars(self).items()})
 

@@ -24,7 +24,7 @@ def join(folder: str, *parts: str) -> str:
 
     Args:
         folder: The outer one.
-        parts: Names to go down by.
+        *parts: Names to go down by.
     """
     return "/".join([folder.rstrip("/"), *parts])
 

@@ -140,7 +140,7 @@ class Decoding:
         inputs = torch.tensor([row.prompt + [0] * (width - len(row.prompt)) for row in self.rows], device=self.device)
         positions = torch.arange(width, device=self.device).expand_as(inputs)
         self.cache.extent = width
-        hidden = self.transformer(inputs, position_ids=positions, cache=self.cache)
+        hidden: Tensor = self.transformer(inputs, position_ids=positions, cache=self.cache)
         last = torch.tensor(lengths, device=self.device) - 1
         return hidden[torch.arange(len(lengths), device=self.device), last][:, None]
 

@@ -95,8 +95,8 @@ class LanguageModule(L.LightningModule, ABC):
         """Nothing: Lightning calls this after `training_step`, whose backwards must be kept; it zeroes them itself.
 
         Args:
-            args: Ignored.
-            kwargs: Ignored.
+            *args: Ignored.
+            **kwargs: Ignored.
         """
 
     def configure_gradient_clipping(
