@@ -39,6 +39,12 @@ def test_resuming_drops_the_steps_after_the_checkpoint_and_keeps_the_columns(tmp
     assert rows[-1] == {"step": "4", "a": "", "b": "1.0", "c": "2.0"}
 
 
+def test_a_second_logger_appends_under_the_columns_that_are_there(tmp_path: Path) -> None:
+    MetricsCsv(str(tmp_path)).log_metrics({"a": 1.0, "b": 2.0}, step=1)
+    MetricsCsv(str(tmp_path)).log_metrics({"b": 3.0}, step=2)
+    assert read_metrics(tmp_path / "metrics.csv")[1] == {"step": "2", "a": "", "b": "3.0"}
+
+
 def test_a_line_torn_by_a_kill_is_left_out(tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
     path.write_text("step,a,b\n1,2.0,3.0\n2,2.")

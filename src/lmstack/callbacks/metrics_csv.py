@@ -74,6 +74,8 @@ class MetricsCsv(Logger):
         self._row = {} if is_new_row else self._row
         self._row.update((name, value) for name, value in metrics.items() if name != "epoch")
         self._row["step"] = step
+        if self._columns == ["step"] and (written := read_metrics(self.path)):
+            self._columns = list(written[0])
         new_columns = [name for name in self._row if name not in self._columns]
         if new_columns or not self.path.exists():
             rows = read_metrics(self.path)
