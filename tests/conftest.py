@@ -8,6 +8,11 @@ os.environ.setdefault("LITDATA_DISABLE_VERSION_CHECK", "1")
 
 import pytest
 import torch
+from hypothesis import settings
+
+# The same examples in every run: a test that fails in one run and not in the next says nothing about a change.
+settings.register_profile("lmstack", derandomize=True, deadline=None)
+settings.load_profile("lmstack")
 
 
 @pytest.fixture(autouse=True)

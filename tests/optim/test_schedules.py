@@ -159,8 +159,9 @@ def test_every_schedule_rises_to_at_most_one_then_falls_and_is_never_zero_before
     assert values[warmup:] == sorted(values[warmup:], reverse=True)
     if kind is not StepSchedule:
         assert all(value > 0.0 for value in values)
-    beyond = table(schedule, total_steps, [total_steps, total_steps + 7])
-    assert beyond[0] >= beyond[1] >= 0.0
+    if warmup < total_steps:
+        beyond = table(schedule, total_steps, [total_steps, total_steps + 7])
+        assert beyond[0] >= beyond[1] >= 0.0
 
 
 @pytest.mark.parametrize("kind", [LinearSchedule, CosineSchedule])

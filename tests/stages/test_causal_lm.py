@@ -39,7 +39,7 @@ def test_a_copied_sequence_is_predicted_which_shifted_labels_would_not_allow(tmp
     with torch.no_grad():
         log_probs = stage.predict_step(batch, 0)
     assert -log_probs[:, 5:].mean() < 0.5
-    assert -log_probs[:, :5].mean() > 2.0
+    assert -log_probs[:, :5].mean() > 1.5
 
 
 def test_predictions_are_the_log_probabilities_of_the_labels() -> None:

@@ -20,7 +20,7 @@ OWNED_ELSEWHERE = {
 
 
 def prefer_typed_length(config: dict[str, Any], typed: Collection[str]) -> None:
-    """Let a run length that was typed win over the other one, when that stands in a file.
+    """Let a run length that was typed win over the other one, when that stands in a file; null steps are Lightning's -1.
 
     Args:
         config: The composed config, changed in place.
@@ -30,6 +30,9 @@ def prefer_typed_length(config: dict[str, Any], typed: Collection[str]) -> None:
         config["data"] = (config.get("data") or {}) | {"max_tokens": None}
     if "data.max_tokens" in typed and "trainer.max_steps" not in typed and given_max_tokens(config) is not None:
         config["trainer"] = (config.get("trainer") or {}) | {"max_steps": -1}
+    trainer = config.get("trainer")
+    if isinstance(trainer, dict) and trainer.get("max_steps", -1) is None:
+        trainer["max_steps"] = -1
 
 
 def refuse_two_owners(config: dict[str, Any]) -> None:
