@@ -20,7 +20,7 @@ OWNED_ELSEWHERE = {
 
 
 def prefer_typed_length(config: dict[str, Any], typed: Collection[str]) -> None:
-    """Let a run length that was typed win over the other one, when that stands in a file; null steps are Lightning's -1.
+    """Let a run length that was typed win over the other one, when that stands in a file. Null steps become -1.
 
     Args:
         config: The composed config, changed in place.
