@@ -127,7 +127,7 @@ class Transformer(nn.Module):
         # Not `to_empty`: its `empty_like` of a meta tensor imports sympy, half a second of every start.
         self._apply(  # type: ignore[no-untyped-call]
             lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
-        )  # type: ignore[no-untyped-call]
+        )
         self.reset_parameters()
 
     def _build(self, config: TransformerConfig) -> None:
