@@ -26,6 +26,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -223,7 +224,7 @@ def ratios(subject: Outcome | None, other: Outcome) -> list[float]:
 
 
 SETTING = ["size", "precision", "compiled", "implementation"]
-HEADER = [*SETTING, "parameters", "first loss", "tokens/s", "lmstack / this", "(min-max)"]
+HEADER = [*SETTING, "parameters", "first loss", "tokens/s", "lmstack / this", "min-max"]
 
 
 def rows(outcomes: list[Outcome]) -> list[list[str]]:
@@ -412,7 +413,7 @@ def show(console: Console, outcomes: list[Outcome]) -> None:
         outcomes: Of one setting.
     """
     first = outcomes[0]
-    table = Table(title=f"{first.size}, {first.precision}{', compiled' if first.compiled else ''}")
+    table = Table(box=box.SIMPLE_HEAD, title=f"{first.size}, {first.precision}{', compiled' if first.compiled else ''}")
     for name in HEADER[len(SETTING) - 1 :]:
         table.add_column(name, justify="left" if name in SETTING else "right")
     for outcome, row in zip(outcomes, rows(outcomes), strict=True):
