@@ -15,10 +15,11 @@ from lmstack.cli.signatures import signature_of
 CONF = Path(__file__).parents[1] / "conf"
 GROUPS = ("model", "data", "optim", "schedule", "trainer", "callbacks", "logger", "strategy", "experiment")
 ROOTS = sorted(path.name for path in CONF.glob("*.yaml"))
-# A recipe lays its own values over its groups (`_self_` last): it is one choice of each, and stands as a whole.
-OPEN_ROOTS = [name for name in ROOTS if yaml.safe_load((CONF / name).read_text())["defaults"][0] == "_self_"]
+# A recipe is built on another root and lays a few values of its own over it (`_self_` last).
+RECIPES = [name for name in ROOTS if yaml.safe_load((CONF / name).read_text())["defaults"][0] != "_self_"]
 OPTIONS = sorted((group, path.stem) for group in GROUPS for path in (CONF / group).glob("*.yaml"))
 LOCAL_CORPUS = "data.path=corpus"
+SAME_DATA = ("data.sequence_length=64",)
 
 
 @pytest.fixture(autouse=True)
@@ -28,8 +29,9 @@ def _a_corpus_and_the_packages_a_logger_wants(tmp_path: Path, monkeypatch: pytes
     (tmp_path / "corpus" / "manifest.json").write_text(json.dumps({"tokenizer": {"vocab_size": 300}}))
 
 
-def test_there_are_roots_open_to_every_option() -> None:
-    assert "pretrain.yaml" in OPEN_ROOTS
+def test_there_are_roots_of_both_sorts() -> None:
+    assert "pretrain.yaml" in ROOTS
+    assert "demo.yaml" in RECIPES
 
 
 def composed(root: str, *overrides: str) -> dict[str, Any]:
@@ -42,9 +44,21 @@ def test_a_root_file_composes_and_fits_the_signatures(root: str) -> None:
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS, ids=lambda value: str(value))
-@pytest.mark.parametrize("root", OPEN_ROOTS)
+@pytest.mark.parametrize("root", ROOTS)
 def test_every_option_fits_every_root(root: str, group: str, option: str) -> None:
     assert mistakes(composed(root, f"{group}={option}")) == []
+
+
+@pytest.mark.parametrize("group", ["model", "optim", "schedule"])
+@pytest.mark.parametrize("root", RECIPES)
+def test_an_option_typed_on_a_recipe_is_that_option_and_nothing_of_the_recipe_s(root: str, group: str) -> None:
+    """`optim=adamw` on a recipe that tunes Muon must not leave Muon's values behind."""
+    for option in (option for name, option in OPTIONS if name == group):
+        key = {"model": "transformer", "optim": "optimizer", "schedule": "schedule"}[group]
+        assert (
+            composed(root, f"{group}={option}", *SAME_DATA)["model"][key]
+            == (composed("pretrain.yaml", f"{group}={option}", *SAME_DATA)["model"][key])
+        )
 
 
 def test_every_group_is_known_here() -> None:

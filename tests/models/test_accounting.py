@@ -20,6 +20,7 @@ PRESETS = sorted((Path(__file__).parents[2] / "conf" / "model").glob("*.yaml"))
 SIZES = {  # total parameters at the vocabulary that the preset's comment names
     "byte_tiny": (257, 0.84e6),
     "char_tiny": (65, 0.80e6),
+    "demo": (4096, 2.56e6),
     "llama_5m": (8192, 5.1e6),
     "llama_20m": (16384, 20.4e6),
     "llama_60m": (32000, 60.7e6),

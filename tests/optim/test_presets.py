@@ -1,5 +1,6 @@
 """The files under conf/optim and conf/schedule build the configs that they name."""
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,8 @@ import yaml
 from lmstack.optim import optimizers, schedules
 
 CONF = Path(__file__).parents[2] / "conf"
-KINDS = {
-    "optim": {"adamw": optimizers.AdamWConfig, "muon": optimizers.MuonConfig},
+PRESETS = {
+    "optim": {"adamw": optimizers.AdamWConfig, "muon": optimizers.MuonConfig, "demo": optimizers.MuonConfig},
     "schedule": {
         "constant": schedules.ConstantSchedule,
         "linear": schedules.LinearSchedule,
@@ -17,21 +18,25 @@ KINDS = {
         "wsd": schedules.WSDSchedule,
         "inverse_sqrt": schedules.InverseSqrtSchedule,
         "step": schedules.StepSchedule,
+        "demo": schedules.WSDSchedule,
     },
 }
 NODES = {"optim": "model.optimizer", "schedule": "model.schedule"}
 
 
-@pytest.mark.parametrize("group", KINDS)
+@pytest.mark.parametrize("group", PRESETS)
 def test_every_kind_has_its_file(group):
-    assert {file.stem for file in (CONF / group).glob("*.yaml")} == set(KINDS[group])
+    assert {file.stem for file in (CONF / group).glob("*.yaml")} == set(PRESETS[group])
 
 
-@pytest.mark.parametrize(("group", "kind"), [(group, kind) for group in KINDS for kind in KINDS[group]])
-def test_a_preset_builds_its_config_at_its_node(group, kind):
-    text = (CONF / group / f"{kind}.yaml").read_text()
+@pytest.mark.parametrize(("group", "name"), [(group, name) for group in PRESETS for name in PRESETS[group]])
+def test_a_preset_builds_its_config_at_its_node(group, name):
+    text = (CONF / group / f"{name}.yaml").read_text()
     assert text.splitlines()[0] == f"# @package {NODES[group]}"
     values = yaml.safe_load(text)
+    config_class = PRESETS[group][name]
+    kind = next(field.default for field in fields(config_class) if field.name == "kind")
     assert values["kind"] == kind
-    lists_as_tuples = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
-    assert KINDS[group][kind](**lists_as_tuples).kind == kind
+    assert name in (kind, "demo")
+    lists_as_tuples = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+    assert config_class(**lists_as_tuples).kind == kind
