@@ -71,12 +71,15 @@ class MuonConfig:
             raise ValueError(f"optimizer.momentum={self.momentum}: must be in [0, 1). 0.95 is usual.")
 
 
-def build_optimizer(config: AdamWConfig | MuonConfig, transformer: nn.Module) -> torch.optim.Optimizer:
+def build_optimizer(
+    config: AdamWConfig | MuonConfig, transformer: nn.Module, *, module: nn.Module | None = None
+) -> torch.optim.Optimizer:
     """The optimizer of a transformer's trainable parameters.
 
     Args:
         config: Which one, and its numbers.
         transformer: A module with `blocks`, and a `config` that names its width and initialization.
+        module: What holds the trainable parameters, when there are more than the transformer's own.
 
     Returns:
         An optimizer whose groups have `name`s; see `parameter_groups`.
@@ -85,9 +88,10 @@ def build_optimizer(config: AdamWConfig | MuonConfig, transformer: nn.Module) ->
         ValueError: Muon is asked for and no matrix inside `blocks` is trainable.
     """
     width_ratio = _width_ratio(transformer)
+    module = module or transformer
     if isinstance(config, AdamWConfig):
         groups = parameter_groups(
-            transformer,
+            module,
             lr=config.lr,
             weight_decay=config.weight_decay,
             decay_embeddings=config.decay_embeddings,
@@ -95,7 +99,7 @@ def build_optimizer(config: AdamWConfig | MuonConfig, transformer: nn.Module) ->
         )
         return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=_can_fuse(groups))
     groups = parameter_groups(
-        transformer,
+        module,
         lr=config.adamw_lr,
         weight_decay=config.weight_decay,
         decay_embeddings=config.decay_embeddings,

@@ -6,16 +6,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lmstack.data.batch import TokenBatch
-from lmstack.losses.language_modeling import LossSums, chunked_cross_entropy_sum, token_log_probs
+from lmstack.losses.language_modeling import chunked_cross_entropy_sum, token_log_probs
 from lmstack.models import Transformer, TransformerConfig
 from lmstack.models.checkpoint import load_weights_grown
 from lmstack.optim.optimizers import AdamWConfig, MuonConfig
 from lmstack.optim.schedules import Schedule
-from lmstack.stages.base import LanguageModule
+from lmstack.stages.supervised import ObjectiveSums
+from lmstack.stages.token_objective import TokenObjective
 
 
 @final
-class CausalLM(LanguageModule):
+class CausalLM(TokenObjective):
     """Autoregressive language modelling: minimise -log p(token | what came before it in its document).
 
     Args:
@@ -54,14 +55,14 @@ class CausalLM(LanguageModule):
         self.loss_chunk_size = loss_chunk_size
         self.init_from = init_from
 
-    def loss_sums(self, batch: TokenBatch) -> LossSums:
+    def loss_sums(self, batch: TokenBatch) -> ObjectiveSums:
         """Cross-entropy and z-loss of a micro-batch, summed over its labels.
 
         Args:
             batch: One micro-batch of this rank.
         """
         hidden = self.transformer(batch.input_ids, position_ids=batch.position_ids, document_ids=batch.document_ids)
-        return chunked_cross_entropy_sum(
+        sums = chunked_cross_entropy_sum(
             hidden,
             self.transformer.head_weight,
             batch.labels,
@@ -71,6 +72,8 @@ class CausalLM(LanguageModule):
             logit_softcap=self.transformer.config.logit_softcap,
             z_loss_coef=self.z_loss_coef,
         )
+        reported = {"loss": sums.cross_entropy} | ({"z_loss": sums.z_loss} if self.z_loss_coef else {})
+        return ObjectiveSums(sums.cross_entropy + sums.z_loss, reported)
 
     def predict_step(self, batch: TokenBatch, batch_idx: int) -> Float[Tensor, "B T"]:
         """Log-probability of every label, in nats; 0 where a label does not count.
