@@ -1,0 +1,548 @@
+"""What policy-gradient stages share: roll out, score, then several passes of minibatches over the rollout."""
+
+import copy
+import hashlib
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+
+from lmstack.data.batch import PromptBatch
+from lmstack.data.step_loader import Rank
+from lmstack.generation.engine import GenerationEngine
+from lmstack.losses.kl_estimators import estimate_kl
+from lmstack.losses.language_modeling import chunked_cross_entropy_sum
+from lmstack.models import Transformer
+from lmstack.models.checkpoint import load_weights_grown
+from lmstack.optim.durations import to_steps
+from lmstack.optim.gradient_clipping import clip_grad_norm
+from lmstack.optim.optimizers import AdamWConfig, MuonConfig, build_optimizer
+from lmstack.optim.schedules import Schedule, lr_multiplier
+from lmstack.rl.kl_control import AdaptiveKL, FixedKL, KLController
+from lmstack.rl.pretraining_mix import PretrainingMix, PretrainingStream
+from lmstack.rl.reward_model import RewardModelReward
+from lmstack.rl.reward_shaping import RewardShaper, RewardShaping
+from lmstack.rl.rewards import RewardFunction, Sample, WeightedRewards
+from lmstack.rl.rollout import Rollout, SamplingConfig, generate_samples, response_log_probs
+from lmstack.rl.verifiable import ExactAnswer, FunctionReward, LengthReward, NumericAnswer, RegexReward
+from lmstack.stages.base import LanguageModule
+from lmstack.stages.supervised import ObjectiveSums
+
+Reward = RewardModelReward | FunctionReward | ExactAnswer | NumericAnswer | RegexReward | LengthReward
+
+
+@dataclass(frozen=True)
+class UpdateConfig:
+    """How a rollout is learnt from.
+
+    Attributes:
+        num_epochs: Passes over the rollout.
+        num_minibatches: Optimizer steps of a pass.
+        micro_batch_size: Responses of a forward pass on one device.
+        max_grad_norm: The gradient's global norm is clipped to this.
+        target_kl: A rollout is left as soon as KL(policy at sampling time || policy), in nats per token, exceeds this
+            on a minibatch; None goes through to the end.
+    """
+
+    num_epochs: int = 4
+    num_minibatches: int = 4
+    micro_batch_size: int = 16
+    max_grad_norm: float = 1.0
+    target_kl: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        for name in ("num_epochs", "num_minibatches", "micro_batch_size", "max_grad_norm"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"update.{name}={getattr(self, name)}: must be above 0.")
+
+
+class PolicyOptimization(LanguageModule, ABC):
+    """Learning from rewards of one's own responses.
+
+    One item of the train loader is one rollout: prompts are answered, scored and learnt from before the next item, so a
+    checkpoint never falls inside of one, and a killed run repeats its rollout exactly. `global_step` counts optimizer
+    steps. Dropout is off: a ratio of probabilities needs the same function twice.
+
+    Args:
+        transformer: The policy.
+        optimizer: Which optimizer, with its settings.
+        schedule: How the learning rate changes from rollout to rollout.
+        init_from: Weights of the policy and its reference: an lmstack run or checkpoint, or a Hugging Face folder. None
+            starts from random weights.
+        rewards: Reward functions by name.
+        sampling: How responses are drawn.
+        samples_per_prompt: Responses to each prompt.
+        update: How a rollout is learnt from.
+        reward_shaping: What is done to scores.
+        kl: Coefficient of the KL divergence from the reference.
+        pretraining_mix: Language modelling beside the policy's objective; None for none.
+        loss_chunk_size: Tokens whose logits exist at once.
+        activation_checkpointing: Recompute each block's activations in the backward pass.
+        compile_blocks: Run each block through `torch.compile`.
+    """
+
+    def __init__(
+        self,
+        transformer: Transformer,
+        optimizer: AdamWConfig | MuonConfig,
+        schedule: Schedule,
+        *,
+        init_from: str | None,
+        rewards: dict[str, Reward],
+        sampling: SamplingConfig,
+        samples_per_prompt: int,
+        update: UpdateConfig,
+        reward_shaping: RewardShaping,
+        kl: FixedKL | AdaptiveKL,
+        pretraining_mix: PretrainingMix | None,
+        loss_chunk_size: int,
+        activation_checkpointing: bool,
+        compile_blocks: bool,
+    ) -> None:
+        super().__init__(
+            transformer,
+            optimizer,
+            schedule,
+            activation_checkpointing=activation_checkpointing,
+            compile_blocks=compile_blocks,
+        )
+        self.automatic_optimization = False
+        self.init_from = init_from
+        self.reward_configs = rewards
+        self.sampling = sampling
+        self.samples_per_prompt = samples_per_prompt
+        self.update = update
+        self.pretraining_mix = pretraining_mix
+        self.loss_chunk_size = loss_chunk_size
+        self.kl = KLController(kl)
+        self.shaper = RewardShaper(reward_shaping, self._sum_over_ranks)
+        self.num_rollouts = 0
+        self.last_samples: list[dict[str, Any]] = []
+        # In a dictionary, not attributes: frozen models are no part of this module's weights.
+        self._frozen: dict[str, Any] = {}
+        self._reference_digest = ""
+
+    # ---- what differs ---------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def prepare(self, rollout: Rollout) -> tuple[Rollout, dict[str, float]]:
+        """Fill in values, advantages and returns.
+
+        Args:
+            rollout: With scores and log-probabilities.
+
+        Returns:
+            The rollout, and what to log of it, over all ranks.
+        """
+
+    @abstractmethod
+    def loss_count(self, rollout: Rollout) -> Tensor:
+        """What the sums of `loss_sums` are divided by, after adding up all micro-batches and ranks.
+
+        Args:
+            rollout: Some rows of a rollout.
+        """
+
+    @abstractmethod
+    def loss_sums(self, rollout: Rollout) -> ObjectiveSums:
+        """Loss of a micro-batch, as a sum; `reported` holds sums over its tokens.
+
+        Args:
+            rollout: Some rows of a rollout.
+        """
+
+    # ---- one rollout ----------------------------------------------------------------------------------------------
+
+    def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
+        """Answer prompts, score the answers, learn from them.
+
+        Args:
+            batch: This rank's prompts.
+            batch_idx: Ignored.
+        """
+        self._seed_step(self.num_rollouts)
+        self.transformer.eval()
+        started = time.perf_counter()
+        rollout, metrics = self._collect(batch)
+        collected = time.perf_counter()
+        rollout, prepared = self.prepare(rollout)
+        metrics |= prepared | self._learn(rollout)
+        self.kl.update(metrics["kl/reference"], int(metrics["rollout/responses"]))
+        self.num_rollouts += 1
+        schedulers = self.lr_schedulers()
+        schedulers.step()  # type: ignore[union-attr, call-arg]
+        metrics |= {
+            "rollout/number": float(self.num_rollouts),
+            "time/rollout_seconds": collected - started,
+            "time/update_seconds": time.perf_counter() - collected,
+            "step": float(self.trainer.global_step),
+        }
+        self.log("reward", metrics["reward/total"], prog_bar=True, logger=False)
+        self.log("kl", metrics["kl/reference"], prog_bar=True, logger=False)
+        self.log_dict(metrics)
+        if self.num_rollouts >= self._planned_rollouts():
+            self.trainer.should_stop = True  # so that the last rollout is followed by a validation
+
+    @torch.no_grad()
+    def _collect(self, batch: PromptBatch, *, for_validation: bool = False) -> tuple[Rollout, dict[str, float]]:
+        """Responses with scores and log-probabilities, and what to log about them, over all ranks."""
+        repeats = 1 if for_validation else self.samples_per_prompt
+        prompts = [prompt for prompt in batch.prompts for _ in range(repeats)]
+        rows = [row for row in batch.rows for _ in range(repeats)]
+        keys = [(number, k, int(for_validation)) for number in batch.ids.tolist() for k in range(repeats)]
+        samples, sampled = generate_samples(
+            self._engine(), prompts, rows, [self._sample_seed(*key) for key in keys], self.sampling, self._stop_ids()
+        )
+        terms = self._rewards()(samples)
+        is_finished = torch.tensor([sample.stop_reason == "stop_id" for sample in samples])
+        raw = self._rewards().total(terms)
+        scores = raw if for_validation else self.shaper(raw, is_finished)
+        rollout = Rollout.of(samples, scores, self.device)
+        rollout.old_log_probs = self._in_chunks(rollout, lambda r: self._log_probs(self.transformer, r)[0])
+        rollout.ref_log_probs = self._in_chunks(rollout, lambda r: self._log_probs(self._frozen["reference"], r)[0])
+        kl = estimate_kl(rollout.old_log_probs, rollout.ref_log_probs, "k1").sum(1).cpu()
+        self.last_samples = _sample_rows(samples, terms, scores, kl)
+        lengths = rollout.response_mask.sum(1)
+        ones = torch.ones(len(samples))
+        sums = {
+            "reward/total": (raw.sum(), ones.sum()),
+            "reward/shaped": (scores.sum(), ones.sum()),
+            "kl/reference": (kl.sum(), ones.sum()),
+            "rollout/length": (lengths.sum(), ones.sum()),
+            "rollout/finished_share": (is_finished.sum(), ones.sum()),
+            "rollout/entropy": (-rollout.old_log_probs.sum(), lengths.sum()),
+            "rollout/reward_square": (raw.double().square().sum(), ones.sum()),
+            **{f"reward/{name}": (values.sum(), ones.sum()) for name, values in terms.items()},
+        }
+        metrics = self._means(
+            {name: torch.stack([a.double().cpu(), b.double().cpu()]) for name, (a, b) in sums.items()}
+        )
+        variance = metrics.pop("rollout/reward_square") - metrics["reward/total"] ** 2
+        metrics["reward/std"] = max(variance, 0.0) ** 0.5
+        metrics["kl/coef"] = self.kl.coef
+        metrics["rollout/responses"] = float(self._sum_over_ranks(ones.sum().to(self.device)))
+        metrics["rollout/sampler_error"] = self._max_over_ranks(_largest_difference(rollout.old_log_probs, sampled))
+        return rollout, metrics
+
+    def _learn(self, rollout: Rollout) -> dict[str, float]:
+        """Epochs of minibatches; what was logged, averaged over minibatches."""
+        history: list[dict[str, float]] = []
+        for number, rows in enumerate(self._minibatches(len(rollout))):
+            if self._is_out_of_steps():
+                break
+            metrics, is_too_far = self._step(rollout.select(rows.to(self.device)), is_first=number == 0)
+            history.append(metrics)
+            if is_too_far:
+                break
+        names = list(dict.fromkeys(name for metrics in history for name in metrics))
+        means = {name: float(np.mean([m[name] for m in history if name in m])) for name in names}
+        return means | {"update/minibatches": float(len(history))}
+
+    def _step(self, minibatch: Rollout, *, is_first: bool) -> tuple[dict[str, float], bool]:
+        """One optimizer step, unless the policy is too far from the one that sampled; and whether it is."""
+        optimizer: Any = self.optimizers()
+        optimizer.zero_grad(set_to_none=True)
+        metrics = {} if self._frozen.get("stream") is None else self._add_pretraining_gradients(is_first)
+        count = self._sum_over_ranks(self.loss_count(minibatch)).clamp(min=1)
+        num_tokens = self._sum_over_ranks(minibatch.response_mask.sum()).clamp(min=1)
+        reported: list[dict[str, Tensor]] = []
+        parts = list(torch.arange(len(minibatch), device=self.device).split(self.update.micro_batch_size))
+        for position, rows in enumerate(parts):
+            sums = self.loss_sums(minibatch.select(rows))
+            reported.append({name: value.detach() for name, value in sums.reported.items()})
+            with self._backward_context(is_last=position == len(parts) - 1):
+                self.manual_backward(sums.objective * self.trainer.world_size / count.to(sums.objective.dtype))
+        error = max(float(sums.pop("ratio_error")) for sums in reported)
+        totals = torch.stack([torch.stack([sums[name].double() for name in reported[0]]) for sums in reported]).sum(0)
+        means = self._sum_over_ranks(totals) / num_tokens
+        metrics |= {f"update/{name}": float(value) for name, value in zip(reported[0], means, strict=True)}
+        if is_first:
+            metrics["update/first_ratio_error"] = self._max_over_ranks(error)
+        limit = self.update.target_kl
+        if limit is not None and metrics["update/kl_from_sampling"] > limit:
+            return metrics, True
+        self.before_optimizer_step()
+        with torch.autocast(self.device.type, enabled=False):
+            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            metrics["update/grad_norm"] = float(clip_grad_norm(parameters, self.update.max_grad_norm))
+            optimizer.step()
+        return metrics, False
+
+    def before_optimizer_step(self) -> None:
+        """Called between the backward passes of a minibatch and its step; does nothing here."""
+
+    def _add_pretraining_gradients(self, is_first: bool) -> dict[str, float]:
+        """Gradients of gamma times the mean loss of a step's pretraining text; they add to what is there."""
+        assert self.pretraining_mix is not None
+        stream: PretrainingStream = self._frozen["stream"]
+        batches = [batch.to(self.device) for batch in stream.micro_batches(self.trainer.global_step)]
+        count = self._sum_over_ranks(torch.stack([batch.num_supervised for batch in batches]).sum()).clamp(min=1)
+        total = torch.zeros((), device=self.device)
+        for batch in batches:
+            hidden = self.transformer(batch.input_ids, position_ids=batch.position_ids, document_ids=batch.document_ids)
+            loss = chunked_cross_entropy_sum(
+                hidden,
+                self.transformer.head_weight,
+                batch.labels,
+                chunk_size=self.loss_chunk_size,
+                head_bias=self.transformer.head_bias,
+                logit_scale=self.transformer.logit_scale,
+                logit_softcap=self.transformer.config.logit_softcap,
+            ).cross_entropy
+            total += loss.detach()
+            with self._backward_context(is_last=False):
+                self.manual_backward(self.pretraining_mix.coef * loss * self.trainer.world_size / count)
+        metrics = {"ptx/loss": float(self._sum_over_ranks(total) / count)}
+        if is_first:
+            metrics["ptx/grad_norm"] = self._global_gradient_norm()
+        return metrics
+
+    # ---- validation -----------------------------------------------------------------------------------------------
+
+    def on_validation_epoch_start(self) -> None:
+        """Start the sums anew."""
+        self._frozen["validation"] = {}
+
+    def validation_step(self, batch: PromptBatch, batch_idx: int) -> None:
+        """Answer held-out prompts, always with the same random numbers.
+
+        Args:
+            batch: This rank's prompts.
+            batch_idx: Ignored.
+        """
+        kept = self.last_samples
+        _, metrics = self._collect(batch, for_validation=True)
+        self._frozen.setdefault("validation_samples", []).extend(self.last_samples)
+        self.last_samples = kept
+        weight = metrics["rollout/responses"]
+        sums = self._frozen["validation"]
+        for name, value in metrics.items():
+            sums[name] = sums.get(name, 0.0) + value * weight
+        sums["weight"] = sums.get("weight", 0.0) + weight
+
+    def on_validation_epoch_end(self) -> None:
+        """Report means over responses."""
+        sums = self._frozen["validation"]
+        weight = sums.pop("weight")
+        names = [n for n in sums if n.startswith("reward/") or n in ("kl/reference", "rollout/length")]
+        names = [*names, "rollout/finished_share"]
+        values = {f"val/{name.replace('/total', '')}": sums[name] / weight for name in names if name != "reward/shaped"}
+        if self.trainer.state.fn == "fit":
+            values["step"] = float(self.trainer.global_step)
+        self.log_dict(values)
+
+    # ---- set-up and resume ------------------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        """Load the policy, copy it as the reference, and load the reward models.
+
+        Args:
+            stage: `fit`, `validate`, `test` or `predict`.
+        """
+        if "reference" in self._frozen:
+            return
+        if self.init_from is not None:
+            load_weights_grown(self.transformer, self.init_from)
+        reference = copy.deepcopy(self.transformer).requires_grad_(False).eval()
+        self._frozen["reference"] = reference.to(self.device)
+        self._reference_digest = _digest(reference)
+        data: Any = getattr(self.trainer, "datamodule", None)
+        functions: dict[str, RewardFunction] = {}
+        for name, config in self.reward_configs.items():
+            if isinstance(config, RewardModelReward):
+                functions[name] = config.load(getattr(data, "tokenizer", None), self.device)
+            else:
+                functions[name] = config.load() if isinstance(config, FunctionReward) else config
+        self._frozen["rewards"] = WeightedRewards(functions, {n: c.weight for n, c in self.reward_configs.items()})
+        if stage == "fit" and self.pretraining_mix is not None:
+            self._frozen["stream"] = self._pretraining_stream(self.pretraining_mix, getattr(data, "tokenizer", None))
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The optimizer, and a schedule that is a pure function of the number of rollouts."""
+        if self.trainer.gradient_clip_val is not None:
+            raise ValueError("trainer.gradient_clip_val has no effect here. Set model.update.max_grad_norm.")
+        optimizer = build_optimizer(self.optimizer_config, self.transformer, module=self)
+        planned = self._planned_rollouts()
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: self._multiplier(n, planned))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the counters and controllers.
+
+        Args:
+            checkpoint: Lightning's dictionary, added to in place.
+        """
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["policy_optimization"] = {
+            "num_rollouts": self.num_rollouts,
+            "kl": self.kl.state_dict(),
+            "shaper": self.shaper.state_dict(),
+            "reference_digest": self._reference_digest,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take them back, and refuse another reference than the run began with.
+
+        Args:
+            checkpoint: Lightning's dictionary.
+
+        Raises:
+            ValueError: The weights at `init_from` are not those that the run started from.
+        """
+        super().on_load_checkpoint(checkpoint)
+        state = checkpoint["policy_optimization"]
+        if state["reference_digest"] != self._reference_digest:
+            raise ValueError(
+                f"model.init_from={self.init_from!r}: these are not the weights that this run started from, so the "
+                "KL divergence would be from another reference. Put them back, or start a new run."
+            )
+        self.num_rollouts = state["num_rollouts"]
+        self.kl.load_state_dict(state["kl"])
+        self.shaper.load_state_dict(state["shaper"])
+
+    # ---- private ----------------------------------------------------------------------------------------------------
+
+    def _engine(self) -> GenerationEngine:
+        tokenizer = getattr(getattr(self.trainer, "datamodule", None), "tokenizer", None)
+        return GenerationEngine(self.transformer, tokenizer)
+
+    def _stop_ids(self) -> tuple[int, ...]:
+        data: Any = getattr(self.trainer, "datamodule", None)
+        return tuple(getattr(data, "stop_ids", ()))
+
+    def _rewards(self) -> WeightedRewards:
+        rewards: WeightedRewards = self._frozen["rewards"]
+        return rewards
+
+    def _sample_seed(self, number: int, repeat: int, is_validation: int) -> int:
+        words = np.random.SeedSequence((self.base_seed or 0, number, repeat, is_validation)).generate_state(
+            2, np.uint32
+        )
+        return int(words[0]) << 31 | int(words[1]) >> 1
+
+    def _log_probs(self, transformer: Transformer, rollout: Rollout) -> tuple[Tensor, Tensor]:
+        return response_log_probs(
+            transformer,
+            rollout.input_ids,
+            rollout.labels,
+            temperature=self.sampling.temperature,
+            chunk_size=self.loss_chunk_size,
+        )
+
+    def _in_chunks(self, rollout: Rollout, function: Any) -> Float[Tensor, "B T"]:
+        """A function of rows, a micro-batch at a time."""
+        out = torch.zeros_like(rollout.old_log_probs)
+        for rows in torch.arange(len(rollout), device=self.device).split(self.update.micro_batch_size):
+            part = rollout.select(rows)
+            out[rows, : part.labels.shape[1]] = function(part).float()
+        return out
+
+    def _minibatches(self, num_own: int) -> Iterator[Int[Tensor, " N"]]:
+        """This rank's rows of each minibatch. Minibatches are drawn from all ranks' rows, so that the number of ranks
+        does not change what is in them."""
+        counts = torch.zeros(self.trainer.world_size, dtype=torch.int64, device=self.device)
+        counts[self.global_rank] = num_own
+        counts = self._sum_over_ranks(counts).cpu()
+        first, total = int(counts[: self.global_rank].sum()), int(counts.sum())
+        if total < self.update.num_minibatches:
+            raise ValueError(
+                f"update.num_minibatches={self.update.num_minibatches} is more than the {total} responses of a "
+                "rollout. Lower it, or raise data.prompts_per_step."
+            )
+        for epoch in range(self.update.num_epochs):
+            seed = np.random.SeedSequence((self.base_seed or 0, self.num_rollouts, epoch, 7))
+            order = torch.from_numpy(np.random.default_rng(seed).permutation(total))
+            for rows in order.tensor_split(self.update.num_minibatches):
+                yield rows[(rows >= first) & (rows < first + num_own)] - first
+
+    def _backward_context(self, *, is_last: bool) -> AbstractContextManager[Any]:
+        block = getattr(self.trainer.strategy, "block_backward_sync", None)
+        return nullcontext() if is_last or block is None or self.trainer.world_size == 1 else block()
+
+    def _is_out_of_steps(self) -> bool:
+        limit = self.trainer.max_steps
+        return 0 <= limit <= self.trainer.global_step
+
+    def _planned_rollouts(self) -> int:
+        length = self.trainer.estimated_stepping_batches
+        steps_per_rollout = self.update.num_epochs * self.update.num_minibatches
+        if self.trainer.max_steps >= 0:
+            length = min(length, -(-self.trainer.max_steps // steps_per_rollout))
+        return int(length)
+
+    def _multiplier(self, rollouts: int, planned: int) -> float:
+        return lr_multiplier(self.schedule, rollouts, planned, lambda d: to_steps(d, planned, self._steps_for_tokens))
+
+    def _pretraining_stream(self, mix: PretrainingMix, tokenizer: Any) -> PretrainingStream:
+        stream = PretrainingStream(mix, Rank(self.global_rank, self.trainer.world_size))
+        if tokenizer is not None and stream.corpus.tokenizer.byte_lengths.sum() != tokenizer.byte_lengths.sum():
+            raise ValueError(
+                f"pretraining_mix.path={mix.path!r} was built with another tokenizer than the policy's. Build the corpus "
+                "with the policy's tokenizer."
+            )
+        return stream
+
+    def _means(self, pairs: dict[str, Tensor]) -> dict[str, float]:
+        """Means over all ranks from (sum, count) pairs of this one."""
+        if not pairs:
+            return {}
+        stacked = torch.stack([pair.double().to(self.device) for pair in pairs.values()])
+        sums = self._sum_over_ranks(stacked).tolist()
+        return {name: total / max(count, 1.0) for name, (total, count) in zip(pairs, sums, strict=True)}
+
+    def _max_over_ranks(self, value: float) -> float:
+        if self.trainer.world_size == 1:
+            return value
+        own = torch.zeros(self.trainer.world_size, device=self.device)
+        own[self.global_rank] = value
+        return float(self._sum_over_ranks(own).max())
+
+    def _global_gradient_norm(self) -> float:
+        squares = torch.zeros((), device=self.device)
+        for parameter in self.transformer.parameters():
+            if parameter.grad is not None:
+                # Averaged over ranks later, together with the policy's; here each rank holds its own share.
+                squares += (self._sum_over_ranks(parameter.grad) / self.trainer.world_size).square().sum()
+        return float(squares.sqrt())
+
+
+def _sample_rows(
+    samples: Sequence[Sample], terms: dict[str, Tensor], scores: Tensor, kl: Tensor
+) -> list[dict[str, Any]]:
+    """A table of samples: one dictionary each."""
+    return [
+        {
+            "prompt": sample.prompt,
+            "response": sample.response,
+            **{f"reward/{name}": float(values[i]) for name, values in terms.items()},
+            "score": float(scores[i]),
+            "kl": float(kl[i]),
+            "length": len(sample.response_ids),
+            "stop_reason": sample.stop_reason,
+        }
+        for i, sample in enumerate(samples)
+    ]
+
+
+def _largest_difference(scored: Float[Tensor, "B T"], sampled: Sequence[Sequence[float]]) -> float:
+    """How far the sampler's log-probabilities are from the scorer's."""
+    of_labels = [row[row != 0.0] for row in scored.cpu()]
+    pairs = [(a, torch.tensor(b)) for a, b in zip(of_labels, sampled, strict=True) if len(a) == len(b)]
+    return max((float((a - b).abs().max()) for a, b in pairs if len(b)), default=0.0)
+
+
+def _digest(module: torch.nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in module.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
