@@ -3,11 +3,11 @@
 What an estimator is worth as a *value* and what its *gradient* is are different things. For a token sampled from the
 policy, in expectation:
 
-| estimator | value | gradient when used as a loss | use |
-|---|---|---|---|
-| k1 | exact, high variance, may be negative | zero | as a reward penalty, where its gradient comes from the score function |
-| k2 | biased a little | that of KL(policy || reference) | as a loss |
-| k3 | exact, low variance, never negative | that of KL(reference || policy) | for reports; GRPO as published uses it as a loss |
+- k1, the log-ratio: exact, of high variance, may be negative. As a loss its gradient is zero; as a penalty in the
+  reward, where the gradient comes from the score function, it is that of KL(policy || reference).
+- k2, half the squared log-ratio: biased a little. As a loss its gradient is that of KL(policy || reference).
+- k3, exp(-log-ratio) - 1 + log-ratio: exact, of low variance, never negative; for reports. As a loss its gradient is
+  that of KL(reference || policy), another divergence; GRPO was published with it.
 
 So k1 is the one that goes into the reward, and it is not offered as a loss.
 """

@@ -29,9 +29,7 @@ def ppo_policy_loss(
     return -torch.minimum(ratio * advantages, clipped * advantages)
 
 
-def reinforce_loss(
-    log_probs: Float[Tensor, "*B"], advantages: Float[Tensor, "*B"]
-) -> Float[Tensor, "*B"]:
+def reinforce_loss(log_probs: Float[Tensor, "*B"], advantages: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]:
     """Score-function estimator, whose gradient is that of the expected reward for samples of the policy itself.
 
     Williams 1992, "Simple statistical gradient-following algorithms", eq. 4.

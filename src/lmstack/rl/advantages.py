@@ -49,9 +49,7 @@ def generalized_advantages(
     return advantages, torch.where(response_mask, advantages + values, 0.0)
 
 
-def group_advantages(
-    scores: Float[Tensor, "P G"], baseline: GroupBaseline
-) -> Float[Tensor, "P G"]:
+def group_advantages(scores: Float[Tensor, "P G"], baseline: GroupBaseline) -> Float[Tensor, "P G"]:
     """How much better each response to a prompt is than its siblings.
 
     Args:

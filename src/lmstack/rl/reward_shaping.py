@@ -83,4 +83,5 @@ class RewardShaper:
         )
         mean = self._sum / self._count
         variance = max(self._square_sum / self._count - mean**2, 0.0)
-        return ((own - mean) / (variance + _VARIANCE_EPS) ** 0.5).to(scores.dtype)
+        scale: float = (variance + _VARIANCE_EPS) ** 0.5
+        return ((own - mean) / scale).to(scores.dtype)

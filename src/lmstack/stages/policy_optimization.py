@@ -4,21 +4,20 @@ import copy
 import hashlib
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from lmstack.data.batch import PromptBatch
 from lmstack.data.step_loader import Rank
 from lmstack.generation.engine import GenerationEngine
-from lmstack.losses.kl_estimators import estimate_kl
 from lmstack.losses.language_modeling import chunked_cross_entropy_sum
 from lmstack.models import Transformer
 from lmstack.models.checkpoint import load_weights_grown
@@ -26,12 +25,14 @@ from lmstack.optim.durations import to_steps
 from lmstack.optim.gradient_clipping import clip_grad_norm
 from lmstack.optim.optimizers import AdamWConfig, MuonConfig, build_optimizer
 from lmstack.optim.schedules import Schedule, lr_multiplier
+from lmstack.rl.across_ranks import AcrossRanks
+from lmstack.rl.collector import Collector
 from lmstack.rl.kl_control import AdaptiveKL, FixedKL, KLController
 from lmstack.rl.pretraining_mix import PretrainingMix, PretrainingStream
 from lmstack.rl.reward_model import RewardModelReward
 from lmstack.rl.reward_shaping import RewardShaper, RewardShaping
-from lmstack.rl.rewards import RewardFunction, Sample, WeightedRewards
-from lmstack.rl.rollout import Rollout, SamplingConfig, generate_samples, response_log_probs
+from lmstack.rl.rewards import RewardFunction, WeightedRewards
+from lmstack.rl.rollout import Rollout, SamplingConfig
 from lmstack.rl.verifiable import ExactAnswer, FunctionReward, LengthReward, NumericAnswer, RegexReward
 from lmstack.stages.base import LanguageModule
 from lmstack.stages.supervised import ObjectiveSums
@@ -127,8 +128,10 @@ class PolicyOptimization(LanguageModule, ABC):
         self.shaper = RewardShaper(reward_shaping, self._sum_over_ranks)
         self.num_rollouts = 0
         self.last_samples: list[dict[str, Any]] = []
-        # In a dictionary, not attributes: frozen models are no part of this module's weights.
-        self._frozen: dict[str, Any] = {}
+        self.validation_samples: list[dict[str, Any]] = []
+        self._validation_sums: dict[str, float] = {}
+        self._collector: Collector | None = None
+        self._stream: PretrainingStream | None = None
         self._reference_digest = ""
 
     # ---- what differs ---------------------------------------------------------------------------------------------
@@ -172,14 +175,15 @@ class PolicyOptimization(LanguageModule, ABC):
         self._seed_step(self.num_rollouts)
         self.transformer.eval()
         started = time.perf_counter()
-        rollout, metrics = self._collect(batch)
+        found = self.collector.collect(batch, self._sample_seed, repeats=self.samples_per_prompt)
+        self.last_samples = found.table
         collected = time.perf_counter()
-        rollout, prepared = self.prepare(rollout)
-        metrics |= prepared | self._learn(rollout)
+        rollout, prepared = self.prepare(found.rollout)
+        metrics = found.metrics | {"kl/coef": self.kl.coef} | prepared | self._learn(rollout)
         self.kl.update(metrics["kl/reference"], int(metrics["rollout/responses"]))
         self.num_rollouts += 1
         schedulers = self.lr_schedulers()
-        schedulers.step()  # type: ignore[union-attr, call-arg]
+        schedulers.step()  # type: ignore[union-attr]
         metrics |= {
             "rollout/number": float(self.num_rollouts),
             "time/rollout_seconds": collected - started,
@@ -191,47 +195,6 @@ class PolicyOptimization(LanguageModule, ABC):
         self.log_dict(metrics)
         if self.num_rollouts >= self._planned_rollouts():
             self.trainer.should_stop = True  # so that the last rollout is followed by a validation
-
-    @torch.no_grad()
-    def _collect(self, batch: PromptBatch, *, for_validation: bool = False) -> tuple[Rollout, dict[str, float]]:
-        """Responses with scores and log-probabilities, and what to log about them, over all ranks."""
-        repeats = 1 if for_validation else self.samples_per_prompt
-        prompts = [prompt for prompt in batch.prompts for _ in range(repeats)]
-        rows = [row for row in batch.rows for _ in range(repeats)]
-        keys = [(number, k, int(for_validation)) for number in batch.ids.tolist() for k in range(repeats)]
-        samples, sampled = generate_samples(
-            self._engine(), prompts, rows, [self._sample_seed(*key) for key in keys], self.sampling, self._stop_ids()
-        )
-        terms = self._rewards()(samples)
-        is_finished = torch.tensor([sample.stop_reason == "stop_id" for sample in samples])
-        raw = self._rewards().total(terms)
-        scores = raw if for_validation else self.shaper(raw, is_finished)
-        rollout = Rollout.of(samples, scores, self.device)
-        rollout.old_log_probs = self._in_chunks(rollout, lambda r: self._log_probs(self.transformer, r)[0])
-        rollout.ref_log_probs = self._in_chunks(rollout, lambda r: self._log_probs(self._frozen["reference"], r)[0])
-        kl = estimate_kl(rollout.old_log_probs, rollout.ref_log_probs, "k1").sum(1).cpu()
-        self.last_samples = _sample_rows(samples, terms, scores, kl)
-        lengths = rollout.response_mask.sum(1)
-        ones = torch.ones(len(samples))
-        sums = {
-            "reward/total": (raw.sum(), ones.sum()),
-            "reward/shaped": (scores.sum(), ones.sum()),
-            "kl/reference": (kl.sum(), ones.sum()),
-            "rollout/length": (lengths.sum(), ones.sum()),
-            "rollout/finished_share": (is_finished.sum(), ones.sum()),
-            "rollout/entropy": (-rollout.old_log_probs.sum(), lengths.sum()),
-            "rollout/reward_square": (raw.double().square().sum(), ones.sum()),
-            **{f"reward/{name}": (values.sum(), ones.sum()) for name, values in terms.items()},
-        }
-        metrics = self._means(
-            {name: torch.stack([a.double().cpu(), b.double().cpu()]) for name, (a, b) in sums.items()}
-        )
-        variance = metrics.pop("rollout/reward_square") - metrics["reward/total"] ** 2
-        metrics["reward/std"] = max(variance, 0.0) ** 0.5
-        metrics["kl/coef"] = self.kl.coef
-        metrics["rollout/responses"] = float(self._sum_over_ranks(ones.sum().to(self.device)))
-        metrics["rollout/sampler_error"] = self._max_over_ranks(_largest_difference(rollout.old_log_probs, sampled))
-        return rollout, metrics
 
     def _learn(self, rollout: Rollout) -> dict[str, float]:
         """Epochs of minibatches; what was logged, averaged over minibatches."""
@@ -251,11 +214,11 @@ class PolicyOptimization(LanguageModule, ABC):
         """One optimizer step, unless the policy is too far from the one that sampled; and whether it is."""
         optimizer: Any = self.optimizers()
         optimizer.zero_grad(set_to_none=True)
-        metrics = {} if self._frozen.get("stream") is None else self._add_pretraining_gradients(is_first)
+        metrics = {} if self._stream is None else self._add_pretraining_gradients(self._stream, is_first)
         count = self._sum_over_ranks(self.loss_count(minibatch)).clamp(min=1)
         num_tokens = self._sum_over_ranks(minibatch.response_mask.sum()).clamp(min=1)
         reported: list[dict[str, Tensor]] = []
-        parts = list(torch.arange(len(minibatch), device=self.device).split(self.update.micro_batch_size))
+        parts = torch.split(torch.arange(len(minibatch), device=self.device), self.update.micro_batch_size)
         for position, rows in enumerate(parts):
             sums = self.loss_sums(minibatch.select(rows))
             reported.append({name: value.detach() for name, value in sums.reported.items()})
@@ -266,7 +229,7 @@ class PolicyOptimization(LanguageModule, ABC):
         means = self._sum_over_ranks(totals) / num_tokens
         metrics |= {f"update/{name}": float(value) for name, value in zip(reported[0], means, strict=True)}
         if is_first:
-            metrics["update/first_ratio_error"] = self._max_over_ranks(error)
+            metrics["update/first_ratio_error"] = self.ranks.max(error)
         limit = self.update.target_kl
         if limit is not None and metrics["update/kl_from_sampling"] > limit:
             return metrics, True
@@ -280,10 +243,8 @@ class PolicyOptimization(LanguageModule, ABC):
     def before_optimizer_step(self) -> None:
         """Called between the backward passes of a minibatch and its step; does nothing here."""
 
-    def _add_pretraining_gradients(self, is_first: bool) -> dict[str, float]:
+    def _add_pretraining_gradients(self, stream: PretrainingStream, is_first: bool) -> dict[str, float]:
         """Gradients of gamma times the mean loss of a step's pretraining text; they add to what is there."""
-        assert self.pretraining_mix is not None
-        stream: PretrainingStream = self._frozen["stream"]
         batches = [batch.to(self.device) for batch in stream.micro_batches(self.trainer.global_step)]
         count = self._sum_over_ranks(torch.stack([batch.num_supervised for batch in batches]).sum()).clamp(min=1)
         total = torch.zeros((), device=self.device)
@@ -300,7 +261,7 @@ class PolicyOptimization(LanguageModule, ABC):
             ).cross_entropy
             total += loss.detach()
             with self._backward_context(is_last=False):
-                self.manual_backward(self.pretraining_mix.coef * loss * self.trainer.world_size / count)
+                self.manual_backward(stream.config.coef * loss * self.trainer.world_size / count)
         metrics = {"ptx/loss": float(self._sum_over_ranks(total) / count)}
         if is_first:
             metrics["ptx/grad_norm"] = self._global_gradient_norm()
@@ -310,7 +271,7 @@ class PolicyOptimization(LanguageModule, ABC):
 
     def on_validation_epoch_start(self) -> None:
         """Start the sums anew."""
-        self._frozen["validation"] = {}
+        self._validation_sums, self.validation_samples = {}, []
 
     def validation_step(self, batch: PromptBatch, batch_idx: int) -> None:
         """Answer held-out prompts, always with the same random numbers.
@@ -319,19 +280,17 @@ class PolicyOptimization(LanguageModule, ABC):
             batch: This rank's prompts.
             batch_idx: Ignored.
         """
-        kept = self.last_samples
-        _, metrics = self._collect(batch, for_validation=True)
-        self._frozen.setdefault("validation_samples", []).extend(self.last_samples)
-        self.last_samples = kept
+        found = self.collector.collect(batch, lambda number, _: number, learns=False)
+        self.validation_samples.extend(found.table)
+        metrics, sums = found.metrics, self._validation_sums
         weight = metrics["rollout/responses"]
-        sums = self._frozen["validation"]
         for name, value in metrics.items():
             sums[name] = sums.get(name, 0.0) + value * weight
         sums["weight"] = sums.get("weight", 0.0) + weight
 
     def on_validation_epoch_end(self) -> None:
         """Report means over responses."""
-        sums = self._frozen["validation"]
+        sums = dict(self._validation_sums)
         weight = sums.pop("weight")
         names = [n for n in sums if n.startswith("reward/") or n in ("kl/reference", "rollout/length")]
         names = [*names, "rollout/finished_share"]
@@ -348,23 +307,38 @@ class PolicyOptimization(LanguageModule, ABC):
         Args:
             stage: `fit`, `validate`, `test` or `predict`.
         """
-        if "reference" in self._frozen:
+        if self._collector is not None:
             return
         if self.init_from is not None:
             load_weights_grown(self.transformer, self.init_from)
         reference = copy.deepcopy(self.transformer).requires_grad_(False).eval()
-        self._frozen["reference"] = reference.to(self.device)
         self._reference_digest = _digest(reference)
         data: Any = getattr(self.trainer, "datamodule", None)
-        functions: dict[str, RewardFunction] = {}
-        for name, config in self.reward_configs.items():
-            if isinstance(config, RewardModelReward):
-                functions[name] = config.load(getattr(data, "tokenizer", None), self.device)
-            else:
-                functions[name] = config.load() if isinstance(config, FunctionReward) else config
-        self._frozen["rewards"] = WeightedRewards(functions, {n: c.weight for n, c in self.reward_configs.items()})
+        tokenizer = getattr(data, "tokenizer", None)
+        self._collector = Collector(
+            engine=GenerationEngine(self.transformer, tokenizer),
+            reference=reference.to(self.device),
+            rewards=self._load_rewards(tokenizer),
+            shaper=self.shaper,
+            sampling=self.sampling,
+            stop_ids=tuple(getattr(data, "stop_ids", ())),
+            micro_batch_size=self.update.micro_batch_size,
+            loss_chunk_size=self.loss_chunk_size,
+            ranks=self.ranks,
+        )
         if stage == "fit" and self.pretraining_mix is not None:
-            self._frozen["stream"] = self._pretraining_stream(self.pretraining_mix, getattr(data, "tokenizer", None))
+            self._stream = self._pretraining_stream(self.pretraining_mix, tokenizer)
+
+    @property
+    def collector(self) -> Collector:
+        """Makes rollouts; there after `setup`."""
+        assert self._collector is not None
+        return self._collector
+
+    @property
+    def ranks(self) -> AcrossRanks:
+        """For numbers over all ranks."""
+        return AcrossRanks(self._sum_over_ranks, self.global_rank, self.trainer.world_size, self.device)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer, and a schedule that is a pure function of the number of rollouts."""
@@ -411,48 +385,25 @@ class PolicyOptimization(LanguageModule, ABC):
 
     # ---- private ----------------------------------------------------------------------------------------------------
 
-    def _engine(self) -> GenerationEngine:
-        tokenizer = getattr(getattr(self.trainer, "datamodule", None), "tokenizer", None)
-        return GenerationEngine(self.transformer, tokenizer)
+    def _load_rewards(self, tokenizer: Any) -> WeightedRewards:
+        functions: dict[str, RewardFunction] = {}
+        for name, config in self.reward_configs.items():
+            if isinstance(config, RewardModelReward):
+                functions[name] = config.load(tokenizer, self.device)
+            else:
+                functions[name] = config.load() if isinstance(config, FunctionReward) else config
+        return WeightedRewards(functions, {name: config.weight for name, config in self.reward_configs.items()})
 
-    def _stop_ids(self) -> tuple[int, ...]:
-        data: Any = getattr(self.trainer, "datamodule", None)
-        return tuple(getattr(data, "stop_ids", ()))
-
-    def _rewards(self) -> WeightedRewards:
-        rewards: WeightedRewards = self._frozen["rewards"]
-        return rewards
-
-    def _sample_seed(self, number: int, repeat: int, is_validation: int) -> int:
-        words = np.random.SeedSequence((self.base_seed or 0, number, repeat, is_validation)).generate_state(
-            2, np.uint32
-        )
+    def _sample_seed(self, number: int, repeat: int) -> int:
+        words = np.random.SeedSequence((self.base_seed or 0, number, repeat)).generate_state(2, np.uint32)
         return int(words[0]) << 31 | int(words[1]) >> 1
-
-    def _log_probs(self, transformer: Transformer, rollout: Rollout) -> tuple[Tensor, Tensor]:
-        return response_log_probs(
-            transformer,
-            rollout.input_ids,
-            rollout.labels,
-            temperature=self.sampling.temperature,
-            chunk_size=self.loss_chunk_size,
-        )
-
-    def _in_chunks(self, rollout: Rollout, function: Any) -> Float[Tensor, "B T"]:
-        """A function of rows, a micro-batch at a time."""
-        out = torch.zeros_like(rollout.old_log_probs)
-        for rows in torch.arange(len(rollout), device=self.device).split(self.update.micro_batch_size):
-            part = rollout.select(rows)
-            out[rows, : part.labels.shape[1]] = function(part).float()
-        return out
 
     def _minibatches(self, num_own: int) -> Iterator[Int[Tensor, " N"]]:
         """This rank's rows of each minibatch. Minibatches are drawn from all ranks' rows, so that the number of ranks
-        does not change what is in them."""
-        counts = torch.zeros(self.trainer.world_size, dtype=torch.int64, device=self.device)
-        counts[self.global_rank] = num_own
-        counts = self._sum_over_ranks(counts).cpu()
-        first, total = int(counts[: self.global_rank].sum()), int(counts.sum())
+        does not change what is in them.
+        """
+        counts = [int(count) for count in self.ranks.all(num_own)]
+        first, total = sum(counts[: self.global_rank]), sum(counts)
         if total < self.update.num_minibatches:
             raise ValueError(
                 f"update.num_minibatches={self.update.num_minibatches} is more than the {total} responses of a "
@@ -484,27 +435,12 @@ class PolicyOptimization(LanguageModule, ABC):
 
     def _pretraining_stream(self, mix: PretrainingMix, tokenizer: Any) -> PretrainingStream:
         stream = PretrainingStream(mix, Rank(self.global_rank, self.trainer.world_size))
-        if tokenizer is not None and stream.corpus.tokenizer.byte_lengths.sum() != tokenizer.byte_lengths.sum():
+        if tokenizer is not None and stream.corpus.tokenizer.fingerprint != tokenizer.fingerprint:
             raise ValueError(
-                f"pretraining_mix.path={mix.path!r} was built with another tokenizer than the policy's. Build the corpus "
-                "with the policy's tokenizer."
+                f"pretraining_mix.path={mix.path!r} was built with another tokenizer than the policy's. Build the "
+                "corpus with the policy's tokenizer."
             )
         return stream
-
-    def _means(self, pairs: dict[str, Tensor]) -> dict[str, float]:
-        """Means over all ranks from (sum, count) pairs of this one."""
-        if not pairs:
-            return {}
-        stacked = torch.stack([pair.double().to(self.device) for pair in pairs.values()])
-        sums = self._sum_over_ranks(stacked).tolist()
-        return {name: total / max(count, 1.0) for name, (total, count) in zip(pairs, sums, strict=True)}
-
-    def _max_over_ranks(self, value: float) -> float:
-        if self.trainer.world_size == 1:
-            return value
-        own = torch.zeros(self.trainer.world_size, device=self.device)
-        own[self.global_rank] = value
-        return float(self._sum_over_ranks(own).max())
 
     def _global_gradient_norm(self) -> float:
         squares = torch.zeros((), device=self.device)
@@ -513,31 +449,6 @@ class PolicyOptimization(LanguageModule, ABC):
                 # Averaged over ranks later, together with the policy's; here each rank holds its own share.
                 squares += (self._sum_over_ranks(parameter.grad) / self.trainer.world_size).square().sum()
         return float(squares.sqrt())
-
-
-def _sample_rows(
-    samples: Sequence[Sample], terms: dict[str, Tensor], scores: Tensor, kl: Tensor
-) -> list[dict[str, Any]]:
-    """A table of samples: one dictionary each."""
-    return [
-        {
-            "prompt": sample.prompt,
-            "response": sample.response,
-            **{f"reward/{name}": float(values[i]) for name, values in terms.items()},
-            "score": float(scores[i]),
-            "kl": float(kl[i]),
-            "length": len(sample.response_ids),
-            "stop_reason": sample.stop_reason,
-        }
-        for i, sample in enumerate(samples)
-    ]
-
-
-def _largest_difference(scored: Float[Tensor, "B T"], sampled: Sequence[Sequence[float]]) -> float:
-    """How far the sampler's log-probabilities are from the scorer's."""
-    of_labels = [row[row != 0.0] for row in scored.cpu()]
-    pairs = [(a, torch.tensor(b)) for a, b in zip(of_labels, sampled, strict=True) if len(a) == len(b)]
-    return max((float((a - b).abs().max()) for a, b in pairs if len(b)), default=0.0)
 
 
 def _digest(module: torch.nn.Module) -> str:

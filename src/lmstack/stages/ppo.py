@@ -146,7 +146,7 @@ class PPO(PolicyOptimization):
         """
         mask = rollout.response_mask
         with torch.no_grad():
-            rollout.values = self._in_chunks(rollout, self._values)
+            rollout.values = self.collector.in_chunks(rollout, self._values)
         kl = estimate_kl(rollout.old_log_probs, rollout.ref_log_probs, "k1")
         rewards = token_rewards(rollout.scores, kl, rollout.last_slot, mask, kl_coef=self.kl.coef)
         advantages, rollout.returns = generalized_advantages(
@@ -170,7 +170,7 @@ class PPO(PolicyOptimization):
             rollout: Some rows of a rollout.
         """
         mask = rollout.response_mask
-        log_probs, hidden = self._log_probs(self.transformer, rollout)
+        log_probs, hidden = self.collector.log_probs(self.transformer, rollout)
         values = self._values(rollout) if self.critic is not None else self._head_values(hidden, rollout)
         log_ratio = torch.where(mask, log_probs - rollout.old_log_probs, 0.0)
         policy_losses = ppo_policy_loss(log_ratio, rollout.advantages, clip_range=self.clip_range)
@@ -203,7 +203,7 @@ class PPO(PolicyOptimization):
         Args:
             stage: `fit`, `validate`, `test` or `predict`.
         """
-        is_first = "reference" not in self._frozen
+        is_first = self._collector is None
         super().setup(stage)
         if self.critic is None or not is_first:
             return
@@ -227,7 +227,7 @@ class PPO(PolicyOptimization):
 
     def _entropy(self, hidden: Float[Tensor, "N D"]) -> Float[Tensor, " N"]:
         parts: list[Tensor] = []
-        for part in hidden.split(self.loss_chunk_size):
+        for part in torch.split(hidden, self.loss_chunk_size):
             parts.append(torch.utils.checkpoint.checkpoint(self._entropy_of, part, use_reentrant=False))
         return torch.cat(parts)
 
@@ -243,9 +243,8 @@ class PPO(PolicyOptimization):
         returns, errors = rollout.returns[mask].double(), (rollout.returns - rollout.values)[mask].double()
         sums = [rollout.values[mask].double().sum(), returns.sum(), returns.square().sum()]
         sums += [errors.sum(), errors.square().sum()]
-        value, mean, square, error, squared_error = self._means(
-            {str(i): torch.stack([total, count]) for i, total in enumerate(sums)}
-        ).values()
+        means = self.ranks.means({str(i): (total, count) for i, total in enumerate(sums)})
+        value, mean, square, error, squared_error = means.values()
         unexplained, variance = squared_error - error**2, square - mean**2
         explained = 1.0 - unexplained / variance if variance > 1e-12 else 0.0
         return {"value/mean": value, "value/returns": mean, "value/explained_variance": explained}
