@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lmstack.models.checkpoint_folder import newest_valid_checkpoint
 from lmstack.models.config import TransformerConfig
-from lmstack.models.families import from_hugging_face, to_hugging_face
+from lmstack.models.families import config_from_hugging_face, from_hugging_face, to_hugging_face
 from lmstack.models.transformer import Transformer
 
 WEIGHTS = "model.safetensors"
@@ -48,6 +48,27 @@ def save_hugging_face(folder: str | Path, transformer: Transformer | tuple[State
     _write(Path(folder), hf_state, {**hf_config, "torch_dtype": dtype})
 
 
+def weights_folder(path: str | Path) -> Path:
+    """The folder that holds the weights: `path` itself, or the newest whole checkpoint of a run.
+
+    Args:
+        path: A weights, checkpoint, run or Hugging Face folder.
+
+    Raises:
+        ValueError: There are no weights.
+    """
+    folder = Path(path)
+    if (folder / CONFIG).is_file():
+        return folder
+    newest = newest_valid_checkpoint(folder) if folder.is_dir() else None
+    if newest is None:
+        raise ValueError(
+            f"{folder}: no {CONFIG} and no whole checkpoint in it. "
+            "Give a run, checkpoint or weights folder, or a Hugging Face model's folder."
+        )
+    return newest
+
+
 def read_weights(path: str | Path) -> tuple[State, TransformerConfig]:
     """State and config from a weights folder, a checkpoint folder, a run folder or a Hugging Face folder.
 
@@ -57,13 +78,28 @@ def read_weights(path: str | Path) -> tuple[State, TransformerConfig]:
     Raises:
         ValueError: There are no weights, or in a layout that is not known.
     """
-    folder = _weights_folder(Path(path))
+    folder = weights_folder(path)
     values = json.loads((folder / CONFIG).read_text())
     state = _read_state(folder)
     if values.get("format") == FORMAT:
         return state, TransformerConfig.from_dict(values["transformer"])
     config, state = from_hugging_face(values, state)
     return state, config
+
+
+def read_config(path: str | Path) -> TransformerConfig:
+    """The config of a weights, checkpoint, run or Hugging Face folder.
+
+    Args:
+        path: As for `read_weights`.
+
+    Raises:
+        ValueError: There are no weights, or in a layout that is not known.
+    """
+    values = json.loads((weights_folder(path) / CONFIG).read_text())
+    if values.get("format") == FORMAT:
+        return TransformerConfig.from_dict(values["transformer"])
+    return config_from_hugging_face(values)
 
 
 def load_transformer(
@@ -129,18 +165,6 @@ def _write(folder: Path, state: State, config: dict[str, Any]) -> None:
     tensors = {name: tensor.detach().contiguous() for name, tensor in state.items()}
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
-
-
-def _weights_folder(path: Path) -> Path:
-    if (path / CONFIG).is_file():
-        return path
-    newest = newest_valid_checkpoint(path) if path.is_dir() else None
-    if newest is None:
-        raise ValueError(
-            f"{path}: no {CONFIG} and no whole checkpoint in it. "
-            "Give a run, checkpoint or weights folder, or a Hugging Face model's folder."
-        )
-    return newest
 
 
 def _read_state(folder: Path) -> State:

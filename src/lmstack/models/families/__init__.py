@@ -23,11 +23,24 @@ def from_hugging_face(
     Raises:
         ValueError: The family or one of its options is not known here.
     """
+    config = config_from_hugging_face(hf_config)
+    return config, FAMILIES[hf_config["model_type"]].state_from_hugging_face(config, hf_state)
+
+
+def config_from_hugging_face(hf_config: dict[str, Any]) -> TransformerConfig:
+    """Our config from a Hugging Face model's.
+
+    Args:
+        hf_config: Its `config.json`.
+
+    Raises:
+        ValueError: The family or one of its options is not known here.
+    """
     family = FAMILIES.get(hf_config.get("model_type", ""))
     if family is None:
         raise ValueError(f"model_type={hf_config.get('model_type')!r}: must be one of {', '.join(FAMILIES)}.")
-    config = family.config_from_hugging_face(hf_config)
-    return config, family.state_from_hugging_face(config, hf_state)
+    config: TransformerConfig = family.config_from_hugging_face(hf_config)
+    return config
 
 
 def to_hugging_face(config: TransformerConfig, state: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
