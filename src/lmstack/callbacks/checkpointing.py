@@ -26,10 +26,12 @@ from lmstack.models.checkpoint_folder import (
     remove_partial,
 )
 from lmstack.models.config import TransformerConfig
+from lmstack.nn.lora import LoRAConfig, is_adapter, merged_state
 
 __all__ = ["Checkpointing", "FolderCheckpointIO", "newest_valid_checkpoint"]
 
 TRAINING_STATE = "training_state.pt"
+ADAPTERS = "adapters.safetensors"
 AVERAGE_WEIGHTS = "average.safetensors"
 _TRANSFORMER = "transformer."
 
@@ -54,7 +56,10 @@ class FolderCheckpointIO(CheckpointIO):
         """Write the folder, or start to.
 
         Args:
-            checkpoint: Lightning's dictionary, with the `lmstack` entry of `LanguageModule`.
+            checkpoint: Lightning's dictionary, with the `lmstack` entry of `LanguageModule`: `transformer` (the
+                config), `tokenizer`, `tokens_seen`; `extra_weights`, further safetensors files by
+                name; `lora`, the config of adapters, with which `model.safetensors` is the merged weights,
+                `adapters.safetensors` the adapters, and the training state holds all of them apart.
             path: The checkpoint folder.
             storage_options: Not supported.
         """
@@ -91,13 +96,22 @@ class FolderCheckpointIO(CheckpointIO):
         average = state.pop("weight_average", None)
         parameters: dict[str, Tensor] = state.pop("state_dict")
         weights = {k.removeprefix(_TRANSFORMER): v for k, v in parameters.items() if k.startswith(_TRANSFORMER)}
-        state["state_dict_rest"] = {k: v for k, v in parameters.items() if not k.startswith(_TRANSFORMER)}
+        extra_weights: dict[str, dict[str, Tensor]] = facts.pop("extra_weights", {})
+        if facts.get("lora") is not None:
+            # What others load is merged; what training goes on from is kept as it is.
+            state["state_dict_rest"] = parameters
+            extra_weights = {**extra_weights, ADAPTERS: {k: v for k, v in weights.items() if is_adapter(k)}}
+            weights = merged_state(weights, LoRAConfig(**facts["lora"]))
+        else:
+            state["state_dict_rest"] = {k: v for k, v in parameters.items() if not k.startswith(_TRANSFORMER)}
         state["lmstack"] = facts
         summary = {"step": state["global_step"], "tokens_seen": facts["tokens_seen"], "metrics": _metrics(state)}
         with atomic_folder(Path(path), summary) as folder:
             save_weights(folder, (weights, TransformerConfig.from_dict(facts["transformer"])))
             if tokenizer is not None:
                 tokenizer.save(folder / "tokenizer")
+            for name, tensors in extra_weights.items():
+                save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, folder / name)
             if average is not None:
                 save_file({name: tensor.contiguous() for name, tensor in average.items()}, folder / AVERAGE_WEIGHTS)
             torch.save(state, folder / TRAINING_STATE)
@@ -117,9 +131,10 @@ class FolderCheckpointIO(CheckpointIO):
         state: dict[str, Any] = torch.load(
             folder / TRAINING_STATE, map_location=map_location or "cpu", weights_only=True
         )
-        weights = load_file(folder / WEIGHTS)
-        state["state_dict"] = {_TRANSFORMER + name: tensor for name, tensor in weights.items()}
-        state["state_dict"].update(state.pop("state_dict_rest"))
+        rest: dict[str, Tensor] = state.pop("state_dict_rest")
+        is_whole = any(name.startswith(_TRANSFORMER) for name in rest)
+        weights = {} if is_whole else load_file(folder / WEIGHTS)
+        state["state_dict"] = {_TRANSFORMER + name: tensor for name, tensor in weights.items()} | rest
         if (folder / AVERAGE_WEIGHTS).exists():
             state["weight_average"] = load_file(folder / AVERAGE_WEIGHTS)
         return state
@@ -160,7 +175,7 @@ class Checkpointing(Checkpoint):
     An older checkpoint is deleted only when the newer one is on disk.
 
     Args:
-        every_n_steps: Save each time the step is a multiple of this; None does not.
+        every_n_steps: Save each time the step reaches or passes a multiple of this; None does not.
         every_n_minutes: Save when this much time has passed since the last save; None does not.
         keep_last: How many of the newest checkpoints stay, at least 1.
         keep_best: How many of the best by `monitor` stay too; above 0, every validation is followed by a save.
@@ -191,6 +206,7 @@ class Checkpointing(Checkpoint):
         self.metrics: dict[str, float] = {}
         self._last_save_time = time.monotonic()
         self._due = False
+        self._step = 0
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Remove what a killed run left half-written.
@@ -205,6 +221,15 @@ class Checkpointing(Checkpoint):
         if isinstance(trainer.strategy.checkpoint_io, FolderCheckpointIO) and self.asynchronous:
             trainer.strategy.checkpoint_io.asynchronous = True
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Note where training starts.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The stage.
+        """
+        self._step = trainer.global_step
+
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
@@ -218,7 +243,9 @@ class Checkpointing(Checkpoint):
             batch_idx: Ignored.
         """
         step = trainer.global_step
-        self._due = self._due or (self.every_n_steps is not None and step % self.every_n_steps == 0)
+        if self.every_n_steps is not None:  # some stages take several steps at a time
+            self._due = self._due or step // self.every_n_steps > self._step // self.every_n_steps
+        self._step = step
         self._due = self._due or self._time_is_up(trainer)
         loop = trainer.fit_loop.epoch_loop
         assert trainer.fit_loop._data_fetcher is not None

@@ -2,6 +2,7 @@
 
 import random
 from abc import ABC
+from dataclasses import asdict
 from typing import Any
 
 import lightning as L
@@ -11,6 +12,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from lmstack.models import Transformer
+from lmstack.nn.lora import LoRAConfig
 from lmstack.optim.durations import to_steps
 from lmstack.optim.optimizers import AdamWConfig, MuonConfig, build_optimizer
 from lmstack.optim.schedules import Schedule, lr_multiplier
@@ -29,6 +31,9 @@ class LanguageModule(L.LightningModule, ABC):
         activation_checkpointing: Recompute each block's activations in the backward pass.
         compile_blocks: Run each block through `torch.compile`.
     """
+
+    lora: LoRAConfig | None = None
+    """Adapters on the transformer, where it has some."""
 
     def __init__(
         self,
@@ -84,14 +89,14 @@ class LanguageModule(L.LightningModule, ABC):
         Args:
             checkpoint: Lightning's dictionary, added to in place.
         """
-        data = getattr(self.trainer, "datamodule", None)
+        tokenizer = getattr(getattr(self.trainer, "datamodule", None), "tokenizer", None)
         checkpoint["lmstack"] = {
             "base_seed": self.base_seed,
             "transformer": self.transformer.config.to_dict(),
-            "tokenizer": getattr(data, "tokenizer", None),
-            "chat_template": getattr(data, "chat_template", None),
+            "tokenizer": tokenizer,
             "tokens_seen": self.tokens_at_step(self.trainer.global_step),
             "extra_weights": self.extra_weights(),
+            "lora": None if self.lora is None else asdict(self.lora),
         }
 
     def extra_weights(self) -> dict[str, dict[str, Tensor]]:
@@ -105,7 +110,7 @@ class LanguageModule(L.LightningModule, ABC):
             checkpoint: Lightning's dictionary.
 
         Raises:
-            ValueError: The checkpoint's transformer differs from the configured one.
+            ValueError: The checkpoint's transformer or adapters differ from the configured ones.
         """
         saved, ours = checkpoint["lmstack"]["transformer"], self.transformer.config.to_dict()
         different = [name for name in ours if saved.get(name) != ours[name] and name != "initialization"]
@@ -114,6 +119,12 @@ class LanguageModule(L.LightningModule, ABC):
             raise ValueError(
                 f"model.transformer.{name}={ours[name]!r}, but the checkpoint was trained with {saved.get(name)!r}. "
                 "Resume with the run's own config, or start a new run from these weights with model.init_from."
+            )
+        lora = None if self.lora is None else asdict(self.lora)
+        if checkpoint["lmstack"].get("lora") != lora:
+            raise ValueError(
+                f"model.lora={lora}, but the checkpoint was trained with {checkpoint['lmstack'].get('lora')}. Resume "
+                "with the run's own config, or start a new run from its merged weights with model.init_from."
             )
         self.base_seed = checkpoint["lmstack"]["base_seed"]
 

@@ -30,7 +30,8 @@ _OUTER_NAMES = {
 }
 _NORMS = {"attention_norm": "ln_1", "feed_forward_norm": "ln_2"}
 _PROJECTIONS = {"attention.output": "attn.c_proj", "feed_forward.up": "mlp.c_fc", "feed_forward.down": "mlp.c_proj"}
-_FUSED = ("attention.query", "attention.key", "attention.value")
+FUSED = ("attention.query", "attention.key", "attention.value")
+"""What one matrix of GPT-2 makes, in this order."""
 
 
 def config_from_hugging_face(hf: dict[str, Any]) -> TransformerConfig:
@@ -138,7 +139,7 @@ def state_from_hugging_face(config: TransformerConfig, hf_state: dict[str, Tenso
         for kind in ("weight", "bias"):
             block = f"blocks.{layer}."
             fused = theirs[f"h.{layer}.attn.c_attn.{kind}"].chunk(3, dim=-1)
-            state.update({f"{block}{name}.{kind}": _turned(part) for name, part in zip(_FUSED, fused, strict=True)})
+            state.update({f"{block}{name}.{kind}": _turned(part) for name, part in zip(FUSED, fused, strict=True)})
             for ours, name in _PROJECTIONS.items():
                 state[f"{block}{ours}.{kind}"] = _turned(theirs[f"h.{layer}.{name}.{kind}"])
             for ours, name in _NORMS.items():
@@ -164,7 +165,7 @@ def state_to_hugging_face(config: TransformerConfig, state: dict[str, Tensor]) -
         theirs[prefix + name] = bias("final_norm", "final_norm") if ours == "final_norm.bias" else state[ours]
     for layer in range(config.num_layers):
         block, target = f"blocks.{layer}.", f"transformer.h.{layer}."
-        fused = [block + name for name in _FUSED]
+        fused = [block + name for name in FUSED]
         theirs[f"{target}attn.c_attn.weight"] = torch.cat([state[f"{name}.weight"] for name in fused]).T
         theirs[f"{target}attn.c_attn.bias"] = torch.cat([bias(name, name) for name in fused])
         for ours, name in _PROJECTIONS.items():
@@ -174,6 +175,16 @@ def state_to_hugging_face(config: TransformerConfig, state: dict[str, Tensor]) -
             theirs[f"{target}{name}.weight"] = state[f"{block}{ours}.weight"]
             theirs[f"{target}{name}.bias"] = bias(block + ours, block + ours)
     return theirs
+
+
+def projection_name(layer: int, name: str) -> str:
+    """GPT-2's name of a linear layer; queries, keys and values share one.
+
+    Args:
+        layer: Number of the block.
+        name: Ours within the block, such as `attention.query`.
+    """
+    return f"transformer.h.{layer}.{'attn.c_attn' if name in FUSED else _PROJECTIONS[name]}"
 
 
 def _turned(tensor: Tensor) -> Tensor:

@@ -160,6 +160,16 @@ def state_to_hugging_face(config: TransformerConfig, state: dict[str, Tensor]) -
     return {names[name]: tensor for name, tensor in state.items()}
 
 
+def projection_name(layer: int, name: str) -> str:
+    """Llama's name of a linear layer.
+
+    Args:
+        layer: Number of the block.
+        name: Ours within the block, such as `attention.query`.
+    """
+    return f"model.layers.{layer}.{_BLOCK_NAMES[name]}"
+
+
 def _names(config: TransformerConfig) -> dict[str, str]:
     """Llama's name of each of our parameters."""
     names = {"embedding.weight": "model.embed_tokens.weight", "final_norm.weight": "model.norm.weight"}
