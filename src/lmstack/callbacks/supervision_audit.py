@@ -7,7 +7,7 @@ import lightning as L
 from lightning.pytorch.utilities.seed import isolate_rng
 from rich.text import Text
 
-from lmstack.data.batch import TokenBatch
+from lmstack.data.batch import PreferenceBatch, TokenBatch
 from lmstack.data.rendering import LEGEND, RowCounts, count_rows, render_row
 
 
@@ -41,13 +41,13 @@ class SupervisionAudit(L.Callback):
         if trainer.global_step > 0 or data is None:
             return
         with isolate_rng():
-            batches: Sequence[TokenBatch] = next(iter(data.train_dataloader()))
+            batches: Sequence[TokenBatch | PreferenceBatch] = next(iter(data.train_dataloader()))
         rows = [counts for batch in batches for counts in count_rows(batch)]
         if trainer.is_global_zero:
             trainer.print(self._report(batches, rows, data.tokenizer))
         self._check(rows)
 
-    def _report(self, batches: Sequence[TokenBatch], rows: list[RowCounts], tokenizer: Any) -> Text:
+    def _report(self, batches: Sequence[TokenBatch | PreferenceBatch], rows: list[RowCounts], tokenizer: Any) -> Text:
         supervised = [row.num_supervised for row in rows]
         total = sum(row.num_tokens for row in rows)
         report = Text("Supervision audit of the first step: ", "bold")

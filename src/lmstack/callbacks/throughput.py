@@ -70,7 +70,7 @@ class Throughput(L.Callback):
             trainer: The trainer.
             pl_module: The stage.
             outputs: Ignored.
-            batch: The micro-batches of the step.
+            batch: The micro-batches of the step; prompts, whose tokens are yet to come, are timed only.
             batch_idx: Ignored.
         """
         report = trainer.global_step % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
@@ -79,18 +79,22 @@ class Throughput(L.Callback):
         assert self._started is not None
         self._seconds += time.perf_counter() - self._started
         self._steps += 1
-        self._tokens += sum(micro_batch.input_ids.numel() for micro_batch in batch) * trainer.world_size
+        shapes = [part.input_ids.shape for part in batch] if isinstance(batch, list) else []
+        self._tokens += sum(rows * length for rows, length in shapes) * trainer.world_size
         if not report:
             return
-        per_second = self._tokens / self._seconds
         pl_module.log("time/step_seconds", self._seconds / self._steps)
-        pl_module.log("throughput/tokens_per_second", per_second, prog_bar=True)
-        transformer = pl_module.transformer
-        assert isinstance(transformer, Transformer)
-        seq_len = batch[0].input_ids.shape[1]
-        for convention in CONVENTIONS:
-            flops = self._flops.setdefault(convention, flops_per_token(transformer.config, seq_len, convention))
-            pl_module.log(f"mfu/{convention}", flops * per_second / (self.peak or float("nan")) / trainer.world_size)
+        if shapes:
+            self._report_tokens(trainer, pl_module, seq_len=shapes[0][1])
         if trainer.strategy.root_device.type == "cuda":
             pl_module.log("memory/peak_gib", torch.cuda.max_memory_allocated() / 2**30)
         self._seconds, self._steps, self._tokens = 0.0, 0, 0
+
+    def _report_tokens(self, trainer: L.Trainer, pl_module: L.LightningModule, seq_len: int) -> None:
+        per_second = self._tokens / self._seconds
+        pl_module.log("throughput/tokens_per_second", per_second, prog_bar=True)
+        transformer = pl_module.transformer
+        assert isinstance(transformer, Transformer)
+        for convention in CONVENTIONS:
+            flops = self._flops.setdefault(convention, flops_per_token(transformer.config, seq_len, convention))
+            pl_module.log(f"mfu/{convention}", flops * per_second / (self.peak or float("nan")) / trainer.world_size)

@@ -30,9 +30,10 @@ class Announce(L.Callback):
         data: Any = getattr(trainer, "datamodule", None)
         if not trainer.is_global_zero or trainer.global_step > 0 or not isinstance(transformer, Transformer):
             return
-        tokens_at_step = getattr(data, "tokens_at_step", None)
-        if tokens_at_step is None:
+        facts = ("tokens_at_step", "sequence_length", "micro_batch_size", "global_batch_size")
+        if not all(hasattr(data, fact) for fact in facts):  # rows are not all of one length: nothing to plan with
             return
+        tokens_at_step = data.tokens_at_step
         num_steps = int(trainer.estimated_stepping_batches)
         model = self.config["model"]
         shape = {

@@ -9,6 +9,11 @@ from lmstack.cli.failures import ConfigError
 
 STAGES = {
     "causal_lm": ("lmstack.stages.causal_lm.CausalLM", "lmstack.data.modules.pretraining.PretrainingData"),
+    "sft": ("lmstack.stages.sft.SFT", "lmstack.data.modules.conversation.ConversationData"),
+    "reward_model": ("lmstack.stages.reward_model.RewardModel", "lmstack.data.modules.preference.PreferenceData"),
+    "dpo": ("lmstack.stages.dpo.DPO", "lmstack.data.modules.preference.PreferenceData"),
+    "ppo": ("lmstack.stages.ppo.PPO", "lmstack.data.modules.prompts.PromptData"),
+    "grpo": ("lmstack.stages.grpo.GRPO", "lmstack.data.modules.prompts.PromptData"),
 }
 
 

@@ -6,7 +6,7 @@ from itertools import groupby
 
 from rich.text import Text
 
-from lmstack.data.batch import IGNORE_INDEX, PADDING_DOCUMENT, TokenBatch
+from lmstack.data.batch import IGNORE_INDEX, PADDING_DOCUMENT, PreferenceBatch, TokenBatch
 from lmstack.tokenization.tokenizer import Tokenizer
 
 LEGEND = "⟦supervised⟧ tokens are predicted and counted in the loss; others are context only."
@@ -32,12 +32,13 @@ class RowCounts:
     num_gaps: int
 
 
-def count_rows(batch: TokenBatch) -> list[RowCounts]:
+def count_rows(batch: TokenBatch | PreferenceBatch) -> list[RowCounts]:
     """Counts of every row.
 
     Args:
-        batch: Packed rows.
+        batch: Packed rows, or answers, whose bytes are not known and counted as 0.
     """
+    num_bytes = batch.num_bytes.tolist() if isinstance(batch, TokenBatch) else [0] * len(batch.input_ids)
     is_real = batch.document_ids != PADDING_DOCUMENT
     is_supervised = batch.labels != IGNORE_INDEX
     goes_on = is_real[:, :-1] & (batch.document_ids[:, :-1] == batch.document_ids[:, 1:])
@@ -47,14 +48,16 @@ def count_rows(batch: TokenBatch) -> list[RowCounts]:
             num_tokens=int(is_real[row].sum()),
             num_supervised=int(is_supervised[row].sum()),
             num_documents=len(set(batch.document_ids[row][is_real[row]].tolist())),
-            num_bytes=int(batch.num_bytes[row]),
+            num_bytes=num_bytes[row],
             num_gaps=int(gaps[row]),
         )
         for row in range(len(batch.input_ids))
     ]
 
 
-def render_row(batch: TokenBatch, row: int, tokenizer: Tokenizer, *, max_tokens: int | None = None) -> Text:
+def render_row(
+    batch: TokenBatch | PreferenceBatch, row: int, tokenizer: Tokenizer, *, max_tokens: int | None = None
+) -> Text:
     """A row's text: a line for each document with its id and positions, then its tokens.
 
     A token is supervised when the label before it is that token. What the last label asks for stands at the end, for
@@ -62,7 +65,7 @@ def render_row(batch: TokenBatch, row: int, tokenizer: Tokenizer, *, max_tokens:
     nothing.
 
     Args:
-        batch: Packed rows.
+        batch: Packed rows, or answers.
         row: Which of them.
         tokenizer: Turns ids into text.
         max_tokens: Stop after this many tokens; None shows all.

@@ -50,6 +50,13 @@ class SupervisedModule(LanguageModule, ABC):
             batch: One micro-batch of this rank.
         """
 
+    def prepare_step(self, micro_batches: Sequence[Any]) -> None:
+        """What a loss needs to know of the whole step before its first forward: nothing, for most.
+
+        Args:
+            micro_batches: This rank's share of the step.
+        """
+
     def training_step(self, micro_batches: Sequence[Countable], batch_idx: int) -> Tensor:
         """All forwards of one optimizer step, and all backwards but the last, which Lightning runs.
 
@@ -62,6 +69,7 @@ class SupervisedModule(LanguageModule, ABC):
             self.trainer.should_stop = True  # so that the last step is followed by a validation, whatever the interval
         self.trainer.optimizers[0].zero_grad(set_to_none=True)
         count = self._sum_over_ranks(torch.stack([batch.num_supervised for batch in micro_batches]).sum())
+        self.prepare_step(micro_batches)
         reported: list[dict[str, Tensor]] = []
         for position, batch in enumerate(micro_batches):
             sums = self.loss_sums(batch)
