@@ -34,7 +34,7 @@ def preferences(rankings: Sequence[Ranking], *, width: int | None = None, margin
     for _, answers in rankings:
         own = list(combinations(range(first, first + len(answers)), 2))
         pairs += own
-        weights += [1 / len(own)] * len(own)
+        weights += [1 / len(own) for _ in own]
         desirability[first], desirability[first + len(answers) - 1] = 1.0, -1.0
         first += len(answers)
     return PreferenceBatch(
