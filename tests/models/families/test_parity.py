@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 transformers = pytest.importorskip("transformers")
@@ -92,34 +93,52 @@ def ours_of(theirs: Any) -> Transformer:
     return model.eval()
 
 
-def differences(theirs: Any, ours: Transformer) -> tuple[float, float]:
-    """Largest difference of logits, and of gradients in units of the largest gradient."""
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """How far our model is from theirs, at the same weights.
+
+    Attributes:
+        logits: Largest absolute difference.
+        gradients: Largest absolute difference over every parameter that has a gradient in ours.
+        relative: The same in units of the largest gradient.
+    """
+
+    logits: float
+    gradients: float
+    relative: float
+
+
+def difference(theirs: Any, ours: Transformer) -> Difference:
+    """Both models on the same tokens, with the gradients of the mean cross-entropy of random labels."""
     generator = torch.Generator().manual_seed(1)
-    input_ids = torch.randint(61, (2, 48), generator=generator)
-    weights = torch.randn(2, 48, 61, generator=generator) / 48
+    input_ids, labels = torch.randint(61, (2, 2, 48), generator=generator)
     logits = theirs(input_ids=input_ids).logits
     theirs.zero_grad()
-    (logits * weights).sum().backward()
+    cross_entropy(logits.flatten(0, 1), labels.flatten()).backward()
     own_logits = ours.logits(ours(input_ids))
     ours.zero_grad()
-    (own_logits * weights).sum().backward()
-    grads = {name: p.grad for name, p in theirs.named_parameters()}
+    cross_entropy(own_logits.flatten(0, 1), labels.flatten()).backward()
+    expected = {name: parameter.grad for name, parameter in theirs.named_parameters()}
     if theirs.config.tie_word_embeddings:
-        grads["lm_head.weight"] = theirs.get_input_embeddings().weight.grad
-    _, expected = from_hugging_face(theirs.config.to_dict(), grads)
-    scale = max(float(grad.abs().max()) for grad in expected.values())
+        expected["lm_head.weight"] = theirs.get_input_embeddings().weight.grad
+    _, expected = from_hugging_face(theirs.config.to_dict(), expected)
     own = {name: parameter.grad for name, parameter in ours.named_parameters()}
     assert own.keys() == expected.keys()
-    gradient = max(float((own[name] - expected[name]).abs().max()) for name in own)  # type: ignore[operator]
-    return float((logits - own_logits).detach().abs().max()), gradient / scale
+    scale = max(float(gradient.abs().max()) for gradient in expected.values())
+    # A part that a mutation left out has no gradient at all: the others must tell.
+    errors = [float((own[name] - expected[name]).abs().max()) for name in own if own[name] is not None]
+    return Difference(float((logits - own_logits).detach().abs().max()), max(errors), max(errors) / scale)
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_logits_and_gradients_equal_those_of_transformers(name: str) -> None:
     theirs = MODELS[name]()
-    logits, gradient = differences(theirs, ours_of(theirs))
-    assert logits <= TOLERANCE
-    assert gradient <= TOLERANCE
+    ours = ours_of(theirs)
+    found = difference(theirs, ours)
+    assert all(parameter.grad is not None for parameter in ours.parameters())
+    assert found.logits <= TOLERANCE
+    assert found.gradients <= TOLERANCE
+    assert found.relative <= TOLERANCE
 
 
 def no_rotation(monkeypatch: pytest.MonkeyPatch, ours: Transformer) -> None:
@@ -168,10 +187,10 @@ def test_a_mistake_in_the_model_breaks_parity(name: str, monkeypatch: pytest.Mon
     theirs = MODELS[model]()
     ours = ours_of(theirs)
     mutate(monkeypatch, ours)
-    input_ids = torch.randint(61, (2, 48), generator=torch.Generator().manual_seed(1))
-    with torch.no_grad():
-        logits = float((theirs(input_ids=input_ids).logits - ours.logits(ours(input_ids))).abs().max())
-    assert logits > 1000 * TOLERANCE
+    found = difference(theirs, ours)
+    assert found.logits > 1000 * TOLERANCE
+    assert found.gradients > 100 * TOLERANCE
+    assert found.relative > 1000 * TOLERANCE
 
 
 @pytest.mark.parametrize("name", MODELS)
