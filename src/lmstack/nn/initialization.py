@@ -73,12 +73,27 @@ def mup(std: float, base_dim: int, dim: int) -> StdOf:
 def fill_normal(matrix: Tensor, std: float, generator: torch.Generator | None) -> None:
     """Draw a matrix from N(0, std).
 
+    Of a sharded matrix the whole is drawn and each rank keeps its part of the first rank's: the weights are those of
+    one process. Drawn shard by shard, equal seeds would make all shards alike.
+
     Args:
         matrix: Filled in place.
         std: Standard deviation.
         generator: Source of randomness, on the matrix's device or on the CPU; None for torch's own.
     """
-    if generator is not None and generator.device != matrix.device and matrix.device.type != "meta":
+    if hasattr(matrix, "device_mesh"):  # a DTensor, whose class takes long to import
+        _fill_shards(matrix, std, generator)
+    elif generator is not None and generator.device != matrix.device and matrix.device.type != "meta":
         matrix.copy_(torch.empty(matrix.shape, device=generator.device).normal_(0.0, std, generator=generator))
     else:
         matrix.normal_(0.0, std, generator=generator if matrix.device.type != "meta" else None)
+
+
+def _fill_shards(matrix: Tensor, std: float, generator: torch.Generator | None) -> None:
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    assert isinstance(matrix, DTensor)
+    whole = torch.empty(matrix.shape, dtype=matrix.dtype, device=matrix.device)
+    fill_normal(whole, std, generator)
+    if not matrix.is_meta:
+        matrix.copy_(distribute_tensor(whole, matrix.device_mesh, matrix.placements))
