@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from lmstack.callbacks.checkpointing import AVERAGE_WEIGHTS
 from lmstack.cli.generate import checkpoint_folder, generate, read_prompts
 from lmstack.cli.main import main
 from lmstack.generation import GenerationEngine, SamplingParams
@@ -67,10 +69,47 @@ def test_a_run_folder_streams_from_its_newest_checkpoint_and_reports_speed_apart
     assert "tokens/s, stopped at max_new_tokens" in err
 
 
-@pytest.mark.parametrize("prompt", ["a, b = {1: [2]}", "  spaced  ", "1e3", "x=y 'q' \"r"])
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "a, b = {1: [2]}",
+        "  spaced  ",
+        "1e3",
+        "x=y 'q' \"r",
+        "cost ${x}",
+        "${",
+        "a \\${b:'c'} \\\\${d}",
+        "${checkpoint}",
+        "???",
+    ],
+)
 def test_a_prompt_is_taken_as_typed(run: Path, prompt: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["generate", f"checkpoint={run}", f"prompt={prompt}", "max_new_tokens=1"]) == 0
     assert capsys.readouterr().out.startswith(prompt)
+
+
+def test_averaged_weights_are_used_on_request_and_refused_where_there_are_none(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    newest = run / "checkpoints" / folder_name(2)
+    with pytest.raises(ValueError, match=r"weights=average: .*step-00000002 holds no average of the weights"):
+        generate(checkpoint=str(run), prompt="ab", weights="average")
+    average = transformer(seed=9)
+    tensors = {f"transformer.{name}": tensor for name, tensor in average.state_dict().items()}
+    save_file(tensors, newest / AVERAGE_WEIGHTS)
+    save_weights(tmp_path / "average", average)
+    capsys.readouterr()
+    generate(checkpoint=str(newest), prompt="ab", max_new_tokens=20, weights="average")
+    assert capsys.readouterr().out == "ab" + expected(tmp_path / "average", "ab", max_new_tokens=20) + "\n"
+    generate(checkpoint=str(newest), prompt="ab", max_new_tokens=20)
+    assert capsys.readouterr().out == "ab" + expected(newest, "ab", max_new_tokens=20) + "\n"
+
+
+def test_an_average_of_something_else_than_the_transformer_is_refused(run: Path) -> None:
+    newest = run / "checkpoints" / folder_name(2)
+    save_file({"transformer.blocks.0.adapter": torch.zeros(2)}, newest / AVERAGE_WEIGHTS)
+    with pytest.raises(ValueError, match=r"the source: .* is missing"):
+        generate(checkpoint=str(newest), prompt="ab", weights="average")
 
 
 def test_options_reach_the_sampler(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

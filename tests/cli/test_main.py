@@ -1,10 +1,12 @@
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import lmstack
-from lmstack.cli.main import TOOLS, TRAINING, main
+from lmstack.cli.main import TOOLS, TRAINING, main, run
 
 HEAVY = "{'torch', 'lightning', 'hydra', 'omegaconf', 'jsonargparse', 'numpy', 'rich', 'yaml'}"
 
@@ -41,3 +43,25 @@ def test_composing_a_config_imports_no_torch() -> None:
 def test_python_dash_m_is_the_same_command() -> None:
     result = subprocess.run([sys.executable, "-m", "lmstack", "--version"], capture_output=True, text=True, check=True)
     assert result.stdout == f"lmstack {lmstack.__version__}\n"
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["config", "--config", "conf/stub.yaml", f"vars.x={'y' * 100_000}"]])
+def test_a_reader_that_has_seen_enough_ends_it_quietly(argv: list[str], project: Path) -> None:
+    """As in `lmstack config ... | head -1`: less, or more, than the pipe's buffer was left."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        command = [sys.executable, "-m", "lmstack", *argv]
+        result = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    finally:
+        os.close(writing)
+    assert (result.stderr, result.returncode) == ("", 141)
+
+
+def test_another_pipe_that_breaks_is_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> int:
+        raise BrokenPipeError
+
+    monkeypatch.setattr("lmstack.cli.main.main", broken)
+    with pytest.raises(BrokenPipeError):
+        run()

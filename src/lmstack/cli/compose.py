@@ -1,6 +1,7 @@
 """A config file and overrides to one plain dictionary, by Hydra's compose API. No torch here."""
 
 import difflib
+import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -80,7 +81,8 @@ def compose_values(
     Args:
         arguments: The command line.
         top_level: The keys there may be at the top; None does not check.
-        text_keys: Keys whose values are text as typed, whatever Hydra's grammar or a group of that name makes of it.
+        text_keys: Keys whose values are text as typed, whatever Hydra's grammar, a group of that name or an
+            interpolation makes of it.
 
     Returns:
         The values before and after interpolations were resolved.
@@ -96,17 +98,22 @@ def compose_values(
     with explained(arguments.config or "command line"), search_path(root) as hydra:
         parsed = [override for override in arguments.overrides if override.key not in text_keys]
         config = hydra_compose(name, hydra_overrides(parsed, hydra, name))
+        texts = {o.key: None if o.value == "null" else o.value for o in arguments.overrides if o.key in text_keys}
         with open_dict(config):
-            for override in arguments.overrides:
-                if override.key in text_keys:
-                    config[override.key] = None if override.value == "null" else override.value
+            for key, text in texts.items():  # other values may refer to it
+                config[key] = _escaped(text)
         raw = _plain(OmegaConf.to_container(config, resolve=False))
         if top_level is not None:
             refuse_unknown_top_level(raw, top_level, arguments)
-        missing = sorted(OmegaConf.missing_keys(config))
+        missing = sorted(OmegaConf.missing_keys(config) - texts.keys())
         if missing:
             raise ConfigError("\n".join(f"{key}: required, not given. Set {key}=..." for key in missing))
-        return raw, _plain(OmegaConf.to_container(config, resolve=True))
+        return raw | texts, _plain(OmegaConf.to_container(config, resolve=True)) | texts
+
+
+def _escaped(text: str | None) -> str | None:
+    """`${` as OmegaConf writes it where it is no interpolation: backslashes before it count double."""
+    return None if text is None else re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
 
 
 def _flat(node: Any) -> Any:

@@ -10,7 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 if TYPE_CHECKING:  # torch is imported once there is something to do
+    from torch import Tensor
+
     from lmstack.generation import Completion, GenerationEngine, SamplingParams
+
+AVERAGE_WEIGHTS = "average.safetensors"  # as callbacks.checkpointing writes it, which takes seconds to import
 
 
 def generate(
@@ -31,6 +35,7 @@ def generate(
     batch_size: int = 16,
     device: str = "auto",
     dtype: Literal["float32", "bfloat16", "float16"] | None = None,
+    weights: Literal["last", "average"] = "last",
 ) -> None:
     """Continue a prompt and stream the text; or continue many and write them to a file.
 
@@ -53,6 +58,7 @@ def generate(
         batch_size: Samples generated at once when there are several.
         device: Such as cpu or cuda; auto is cuda where there is one.
         dtype: Type of the weights; null keeps that of the file.
+        weights: The checkpoint's own, or the moving average that the weight-average callback kept in it.
     """
     for name, number in (("num_samples", num_samples), ("batch_size", batch_size)):
         if number < 1:
@@ -75,7 +81,7 @@ def generate(
         stop_strings=tuple(stop or ()),
         seed=seed,
     )
-    engine = _load(folder, device, dtype)
+    engine = _load(folder, device, dtype, weights)
     if engine.tokenizer is not None and engine.tokenizer.eot_id is not None:
         params = replace(params, stop_ids=(engine.tokenizer.eot_id,))
     if texts is None and prompt is None and sys.stdin.isatty() and output is None:
@@ -166,19 +172,35 @@ def _what_is_in(path: Path) -> str:
     return f"{hint}Folders in {parent}: {shown}."
 
 
-def _load(folder: Path, device: str, dtype: str | None) -> "GenerationEngine":
+def _load(folder: Path, device: str, dtype: str | None, weights: str) -> "GenerationEngine":
     import torch
 
     from lmstack.generation import GenerationEngine
-    from lmstack.models.checkpoint import load_transformer
+    from lmstack.models.checkpoint import load_transformer, load_weights_grown
     from lmstack.tokenization.tokenizer import Tokenizer
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer = Tokenizer.load(folder / "tokenizer" if (folder / "tokenizer").is_dir() else folder)
     transformer = load_transformer(folder, device=device, dtype=None if dtype is None else getattr(torch, dtype))
+    if weights == "average":
+        load_weights_grown(transformer, _average(folder))
     print(f"{folder}", file=sys.stderr)
     return GenerationEngine(transformer.eval(), tokenizer)
+
+
+def _average(folder: Path) -> "dict[str, Tensor]":
+    """The transformer's averaged weights: the file holds every parameter of the stage, under its full name."""
+    from safetensors.torch import load_file
+
+    file, prefix = folder / AVERAGE_WEIGHTS, "transformer."
+    if not file.is_file():
+        raise ValueError(
+            f"weights=average: {folder} holds no average of the weights. Use weights=last, or train with the callback "
+            "lmstack.callbacks.WeightAverage."
+        )
+    state = load_file(file)
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
 
 
 def _stream(engine: "GenerationEngine", prompt: str, params: "SamplingParams") -> None:

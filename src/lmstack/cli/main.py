@@ -2,11 +2,12 @@
 
 import difflib
 import importlib
+import os
 import sys
 from typing import NoReturn
 
 import lmstack
-from lmstack.cli.failures import ConfigError, reported
+from lmstack.cli.failures import EXIT_NO_READER, ConfigError, reader_is_gone, reported
 
 TRAINING = {
     "fit": "train",
@@ -64,8 +65,16 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run() -> NoReturn:
-    """The console script."""
-    sys.exit(main())
+    """The console script. A reader that has seen enough, as in `lmstack config ... | head`, is no error to report."""
+    try:
+        exit_status = main()
+        sys.stdout.flush()  # here, where a closed pipe can still be caught
+    except BrokenPipeError:
+        if not reader_is_gone():  # another pipe than standard output broke: that is a bug
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains as it flushes at exit
+        exit_status = EXIT_NO_READER
+    sys.exit(exit_status)
 
 
 def usage() -> str:
