@@ -29,6 +29,8 @@ def test_our_own_errors_are_one_line_and_others_keep_their_traceback() -> None:
         ),
         (RuntimeError("[enforce fail] PytorchStreamWriter failed writing file data/0"), "no space left on device. "),
         (RuntimeError("I/O error: No space left on device (os error 28)"), "no space left on device. "),
+        (RuntimeError("I/O error: Disk quota exceeded (os error 122)"), "disk quota exceeded. Free some space and "),
+        (OSError(errno.EFBIG, "File too large", "f"), "file too large: f. Raise the limit (ulimit -f) and go on with "),
         (FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "g"), "No such file or directory: g"),
         (PermissionError(errno.EACCES, os.strerror(errno.EACCES), "h"), "Permission denied: h"),
     ],

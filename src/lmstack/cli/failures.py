@@ -3,8 +3,10 @@
 Standard library only.
 """
 
+import errno
 import os
 import re
+import select
 import sys
 import traceback
 from collections.abc import Iterator
@@ -17,6 +19,7 @@ import lmstack
 EXIT_FAILED = 1
 EXIT_CONFIG = 2
 EXIT_INTERRUPTED = 130
+EXIT_NO_READER = 141  # 128 + SIGPIPE, as a shell reports `yes | head`
 _PACKAGE = str(Path(lmstack.__file__).parent)
 
 
@@ -55,6 +58,16 @@ def reported() -> Iterator[Outcome]:
         outcome.exit_status = EXIT_CONFIG if isinstance(error, ConfigError | ValueError) else EXIT_FAILED
 
 
+def reader_is_gone() -> bool:
+    """Whether standard output is a pipe that nobody reads any more, as after `| head`."""
+    try:
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)
+        return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+    except (AttributeError, OSError, ValueError):  # no poll on this system, or no file behind standard output
+        return False
+
+
 def explanation(error: BaseException) -> str | None:
     """What to tell the user, or None where only a traceback says enough.
 
@@ -66,7 +79,8 @@ def explanation(error: BaseException) -> str | None:
     if isinstance(error, BrokenPipeError):
         return None
     if _disk_is_full(error):
-        return f"no space left on device{_where(error)}. Free some and go on with ckpt_path=last."
+        reason, remedy = _FULL[_full_code(error) or errno.ENOSPC]
+        return f"{reason}{_where(error)}. {remedy} and go on with ckpt_path=last."
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}{_where(error)}"
     if type(error).__name__ == "MisconfigurationException":  # Lightning's word to the user
@@ -76,12 +90,25 @@ def explanation(error: BaseException) -> str | None:
     return None
 
 
+# What a disk says when it takes no more. torch.save and safetensors wrap it in errors of their own.
+_FULL = {
+    errno.ENOSPC: ("no space left on device", "Free some"),
+    errno.EDQUOT: ("disk quota exceeded", "Free some space"),
+    errno.EFBIG: ("file too large", "Raise the limit (ulimit -f)"),
+}
+
+
 def _disk_is_full(error: BaseException) -> bool:
-    # torch.save and safetensors wrap ENOSPC in errors of their own.
-    text = str(error)
-    return bool(re.search(r"No space left on device|os error 28\b|PytorchStreamWriter failed writing", text)) or (
-        isinstance(error, OSError) and error.errno == 28
-    )
+    return _full_code(error) is not None or "PytorchStreamWriter failed writing" in str(error)
+
+
+def _full_code(error: BaseException) -> int | None:
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return error.errno
+    said = re.search(r"os error (\d+)\b", str(error))
+    if said and int(said[1]) in _FULL:
+        return int(said[1])
+    return errno.ENOSPC if "No space left on device" in str(error) else None
 
 
 def _where(error: BaseException) -> str:

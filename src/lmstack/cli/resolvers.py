@@ -45,6 +45,8 @@ def vocab_size(corpus: str) -> int:
         raise ConfigError(
             f"data.path: the corpus {corpus!r} is {state}. Build it with `lmstack data build`, or set data.path."
         ) from None
+    except OSError as error:
+        raise ConfigError(f"data.path: cannot read {corpus}/manifest.json: {error.strerror}.") from error
     except ValueError as error:  # an object store's
         raise ConfigError(f"data.path: {error}") from error
     try:

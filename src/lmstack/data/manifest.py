@@ -133,18 +133,24 @@ class Manifest:
             content: What `to_dict` gave.
             where: Where it was read, for the error message.
         """
-        if content.get("format_version") != FORMAT_VERSION:
+        version = content.get("format_version") if isinstance(content, dict) else None
+        if version != FORMAT_VERSION:
             raise ValueError(
-                f"{where} has format_version {content.get('format_version')}; this lmstack reads {FORMAT_VERSION}. "
+                f"{where} has format_version {version}; this lmstack reads {FORMAT_VERSION}. "
                 "Build the corpus again with overwrite=true."
             )
-        sources = {
-            name: SourceSummary(
-                tuple(source["paths"]), SplitSummary(**source["train"]), SplitSummary(**source["validation"])
-            )
-            for name, source in content["sources"].items()
-        }
-        return cls(**{**content, "tokenizer": TokenizerSummary(**content["tokenizer"]), "sources": sources})
+        try:
+            sources = {
+                name: SourceSummary(
+                    tuple(source["paths"]), SplitSummary(**source["train"]), SplitSummary(**source["validation"])
+                )
+                for name, source in content["sources"].items()
+            }
+            return cls(**{**content, "tokenizer": TokenizerSummary(**content["tokenizer"]), "sources": sources})
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"The {MANIFEST_FILE} of {where} is damaged ({error!r}). Build the corpus again with overwrite=true."
+            ) from error
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""

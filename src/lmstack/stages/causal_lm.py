@@ -98,6 +98,11 @@ class CausalLM(TokenObjective):
 
         Args:
             stage: `fit`, `validate`, `test` or `predict`.
+
+        Raises:
+            ValueError: The data has tokens for which the model has no row.
         """
+        if check_vocab := getattr(getattr(self.trainer, "datamodule", None), "check_vocab", None):
+            check_vocab(self.transformer.config.vocab_size)
         if self.init_from is not None and self.trainer.ckpt_path is None:
             load_weights_grown(self.transformer, self.init_from)
