@@ -33,6 +33,8 @@ class Sample:
     row: dict[str, Any] = field(default_factory=dict)
 
 
+_RESERVED = {"total", "shaped", "std", "square"}  # logged beside the functions, as `reward/<name>`
+
 RewardFunction = Callable[[Sequence[Sample]], Sequence[float]]
 """Samples in, one finite number for each out."""
 
@@ -52,6 +54,8 @@ class WeightedRewards:
     def __init__(self, functions: Mapping[str, RewardFunction], weights: Mapping[str, float]) -> None:
         if not functions:
             raise ValueError("model.rewards is empty: nothing to learn from. Name at least one reward function.")
+        for name in sorted(_RESERVED & functions.keys()):
+            raise ValueError(f"model.rewards.{name}: 'reward/{name}' is logged already. Choose another name.")
         self.functions = dict(functions)
         self.weights = {name: weights[name] for name in functions}
 
