@@ -19,6 +19,10 @@ OWNED_ELSEWHERE = {
 }
 
 
+LENGTHS = ("max_tokens", "num_epochs", "num_episodes")
+"""Keys of `data` that say how long a run is; a data module has one of them."""
+
+
 def prefer_typed_length(config: dict[str, Any], typed: Collection[str]) -> None:
     """Let a run length that was typed win over the other one, when that stands in a file. Null steps become -1.
 
@@ -26,9 +30,11 @@ def prefer_typed_length(config: dict[str, Any], typed: Collection[str]) -> None:
         config: The composed config, changed in place.
         typed: Keys of the overrides.
     """
-    if "trainer.max_steps" in typed and "data.max_tokens" not in typed and given_max_steps(config) is not None:
-        config["data"] = (config.get("data") or {}) | {"max_tokens": None}
-    if "data.max_tokens" in typed and "trainer.max_steps" not in typed and given_max_tokens(config) is not None:
+    is_data_typed = any(f"data.{name}" in typed for name in LENGTHS)
+    if "trainer.max_steps" in typed and not is_data_typed and given_max_steps(config) is not None:
+        data = config.get("data") or {}
+        config["data"] = data | {name: None for name in LENGTHS if name in data}
+    if is_data_typed and "trainer.max_steps" not in typed and given_data_length(config) is not None:
         config["trainer"] = (config.get("trainer") or {}) | {"max_steps": -1}
     trainer = config.get("trainer")
     if isinstance(trainer, dict) and trainer.get("max_steps", -1) is None:
@@ -51,9 +57,9 @@ def refuse_two_owners(config: dict[str, Any]) -> None:
     for key, owner in OWNED_ELSEWHERE.items():
         if trainer.get(key) is not None:
             raise ConfigError(f"trainer.{key}={trainer[key]!r}: {owner}, and drop trainer.{key}.")
-    if given_max_steps(config) is not None and given_max_tokens(config) is not None:
+    if given_max_steps(config) is not None and (length := given_data_length(config)) is not None:
         raise ConfigError(
-            f"trainer.max_steps={given_max_steps(config)} and data.max_tokens={given_max_tokens(config)} both set the "
+            f"trainer.max_steps={given_max_steps(config)} and data.{length}={config['data'][length]} both set the "
             "length of the run. Keep one and set the other to null."
         )
 
@@ -65,11 +71,15 @@ def refuse_no_length(config: dict[str, Any]) -> None:
         config: The composed config.
 
     Raises:
-        ConfigError: Neither steps nor tokens are given.
+        ConfigError: No length is given.
     """
-    if given_max_steps(config) is None and given_max_tokens(config) is None:
+    if given_max_steps(config) is None and given_data_length(config) is None:
+        data = config.get("data") or {}
+        meanings = {"num_epochs": "times through the data", "num_episodes": "responses"}
+        name = next((name for name in meanings if name in data), "max_tokens")
         raise ConfigError(
-            "the run has no end: set trainer.max_steps (optimizer steps) or data.max_tokens (training tokens)."
+            f"the run has no end: set trainer.max_steps (optimizer steps) or data.{name} "
+            f"({meanings.get(name, 'training tokens')})."
         )
 
 
@@ -79,6 +89,7 @@ def given_max_steps(config: dict[str, Any]) -> Any:
     return None if steps == -1 else steps
 
 
-def given_max_tokens(config: dict[str, Any]) -> Any:
-    """`data.max_tokens`, None where it is not set."""
-    return (config.get("data") or {}).get("max_tokens")
+def given_data_length(config: dict[str, Any]) -> str | None:
+    """Which key of `data` sets the length of the run; None where none does."""
+    data = config.get("data") or {}
+    return next((name for name in LENGTHS if data.get(name) is not None), None)
