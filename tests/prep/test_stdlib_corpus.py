@@ -52,7 +52,7 @@ def test_source_without_docstrings_is_the_same_program_and_holds_none_of_their_t
 
 @pytest.mark.parametrize("name", ["json/decoder.py", "textwrap.py", "decimal.py", "enum.py", "dataclasses.py"])
 def test_modules_of_this_python_without_docstrings_are_the_same_programs(name: str) -> None:
-    file = next(file for file, relative in stdlib_corpus._modules() if relative == name)
+    file = next(file for file, relative in stdlib_corpus.modules() if relative == name)
     source = file.read_text(encoding="utf-8")
     cut = stdlib_corpus.without_docstrings(source, ast.parse(source))
     assert ast.dump(ast.parse(cut)) == stripped(ast.parse(source))
@@ -100,7 +100,7 @@ def test_the_reference_has_each_text_once_and_keys_of_its_own() -> None:
 
 
 def test_tests_packages_and_tables_are_left_out_and_no_file_comes_twice() -> None:
-    modules = stdlib_corpus._modules()
+    modules = stdlib_corpus.modules()
     names = [relative for _, relative in modules]
     assert names == sorted(names)
     assert {"argparse.py", "json/decoder.py", "encodings/idna.py"} <= set(names)
@@ -114,7 +114,7 @@ def test_tests_packages_and_tables_are_left_out_and_no_file_comes_twice() -> Non
 
 
 def test_source_and_docstrings_of_a_module_have_the_same_key() -> None:
-    index = [relative for _, relative in stdlib_corpus._modules()].index("textwrap.py")
+    index = [relative for _, relative in stdlib_corpus.modules()].index("textwrap.py")
     (docstrings,) = stdlib_corpus.documents("python:docstrings", index, index + 1)
     (source,) = stdlib_corpus.documents("python:source", index, index + 1)
     assert docstrings[1] == source[1] == "module textwrap"

@@ -4,6 +4,7 @@ from lmstack.callbacks.checkpointing import Checkpointing, FolderCheckpointIO
 from lmstack.callbacks.learning_rate_logger import LearningRateLogger
 from lmstack.callbacks.metrics_csv import MetricsCsv
 from lmstack.callbacks.preemption import Preemption
+from lmstack.callbacks.rollout_logger import RolloutLogger
 from lmstack.callbacks.run_progress import RunProgress
 from lmstack.callbacks.run_recorder import RunRecorder
 from lmstack.callbacks.sample_logger import SampleLogger
@@ -18,6 +19,7 @@ __all__ = [
     "LearningRateLogger",
     "MetricsCsv",
     "Preemption",
+    "RolloutLogger",
     "RunProgress",
     "RunRecorder",
     "SampleLogger",

@@ -18,7 +18,15 @@ from rich.progress import (
 )
 
 SECONDS_BETWEEN_LINES = 15.0
-_SHOWN = (("train/loss", "loss {:.3f}"), ("val/bits_per_byte", "val bpb {:.3f}"), ("val/loss", "val loss {:.3f}"))
+_SHOWN = (
+    ("train/loss", "loss {:.3f}"),
+    ("reward/total", "reward {:.3f}"),
+    ("kl/reference", "kl {:.2f}"),
+    ("val/bits_per_byte", "val bpb {:.3f}"),
+    ("val/loss", "val loss {:.3f}"),
+    ("val/accuracy", "val accuracy {:.3f}"),
+    ("val/reward", "val reward {:.3f}"),
+)
 
 
 class RunProgress(ProgressBar):
@@ -50,7 +58,7 @@ class RunProgress(ProgressBar):
         if not (self._enabled and sys.stdout.isatty()):
             return
         self._bar = Progress(
-            TextColumn("[bold]step"),
+            TextColumn("[bold]" + _unit(pl_module)),
             MofNCompleteColumn(),
             BarColumn(bar_width=None),
             TextColumn("{task.fields[facts]}"),
@@ -60,7 +68,7 @@ class RunProgress(ProgressBar):
             console=self._console,
         )
         total = int(trainer.estimated_stepping_batches)
-        self._task = self._bar.add_task("train", total=total, completed=trainer.global_step, facts="")
+        self._task = self._bar.add_task("train", total=total, completed=_done(trainer, pl_module), facts="")
         self._bar.start()
 
     def on_train_batch_end(
@@ -78,9 +86,9 @@ class RunProgress(ProgressBar):
         if self._bar is not None and self._task is not None:
             if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
                 self._bar.update(self._task, facts=self._facts(trainer))
-            self._bar.update(self._task, completed=trainer.global_step)
+            self._bar.update(self._task, completed=_done(trainer, pl_module))
         elif self._enabled and time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
-            self._print_line(trainer)
+            self._print_line(trainer, pl_module)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Print a line that stays.
@@ -90,7 +98,7 @@ class RunProgress(ProgressBar):
             pl_module: The stage.
         """
         if self._enabled and trainer.state.fn == "fit" and not trainer.sanity_checking:
-            self._print_line(trainer)
+            self._print_line(trainer, pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take the bar away.
@@ -121,10 +129,11 @@ class RunProgress(ProgressBar):
         if self._enabled:
             self._console.print(*args, highlight=False)
 
-    def _print_line(self, trainer: L.Trainer) -> None:
+    def _print_line(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._last_line = time.monotonic()
         total = int(trainer.estimated_stepping_batches)
-        self._console.print(f"step {trainer.global_step}/{total}  {self._facts(trainer)}", highlight=False)
+        done = f"{_unit(pl_module)} {_done(trainer, pl_module)}/{total}"
+        self._console.print(f"{done}  {self._facts(trainer)}", highlight=False)
 
     def _facts(self, trainer: L.Trainer) -> str:
         metrics: dict[str, Any] = {**trainer.callback_metrics, **trainer.progress_bar_metrics}
@@ -137,3 +146,12 @@ class RunProgress(ProgressBar):
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+
+def _unit(pl_module: L.LightningModule) -> str:
+    return "rollout" if hasattr(pl_module, "num_rollouts") else "step"
+
+
+def _done(trainer: L.Trainer, pl_module: L.LightningModule) -> int:
+    """How much of `estimated_stepping_batches` is done: rollouts take several optimizer steps each."""
+    return int(getattr(pl_module, "num_rollouts", trainer.global_step))

@@ -50,6 +50,19 @@ def build(
     Console().print(summary_table(output, manifest))
 
 
+def assistant(*, output: str, seed: int = 0) -> None:
+    """Questions and answers about Python from its own documentation: demonstrations, comparisons and prompts.
+
+    Args:
+        output: Folder to write demonstrations.jsonl, comparisons.jsonl, prompts.jsonl and held_out_prompts.jsonl to.
+        seed: Another seed is another split and other worse answers.
+    """
+    from lmstack.prep.documentation_assistant import write_assistant_data
+
+    for name, count in write_assistant_data(output, seed=seed).items():
+        print(f"{output}/{name}: {count:,} rows")
+
+
 def verify(*, path: str) -> None:
     """Check every byte of a corpus against the hashes in its manifest.
 

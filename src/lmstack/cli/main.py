@@ -17,14 +17,16 @@ TRAINING = {
 }
 # Tools whose command line is a function's signature; the others are modules of their name with `main(argv)`.
 FUNCTIONS: dict[str, str | dict[str, str]] = {
-    "data": {name: f"lmstack.cli.data:{name}" for name in ("build", "verify", "baselines")},
+    "data": {name: f"lmstack.cli.data:{name}" for name in ("build", "verify", "baselines", "assistant")},
     "tokenizer": {name: f"lmstack.cli.tokenizer:{name}" for name in ("train", "report")},
     "generate": "lmstack.cli.generate:generate",
+    "pipeline": "lmstack.cli.pipeline:pipeline",
 }
 TOOLS = {
-    "data": "text files to token shards: build | verify | baselines",
+    "data": "text files to token shards: build | verify | baselines | assistant",
     "tokenizer": "train | report",
     "generate": "text from a checkpoint",
+    "pipeline": "stages one after the other, each from the one before, and a report",
     "inspect": "one batch, decoded, documents and supervised tokens marked",
     "plan": "parameters, FLOPs, memory and time of a config",
     "config": "compose a config and print it",

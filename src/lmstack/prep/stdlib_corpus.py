@@ -29,7 +29,7 @@ _SMALLEST_TEXT = 64
 REFERENCE = "python:reference"
 _MODULE_TEXTS = ("python:docstrings", "python:source")
 
-_Definition = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+Definition = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def sizes(name: str) -> list[int]:
@@ -39,10 +39,10 @@ def sizes(name: str) -> list[int]:
         name: `python:reference`, `python:docstrings` or `python:source`.
     """
     if name == REFERENCE:
-        return [len(text.encode()) for text, _ in _topics()]
+        return [len(text.encode()) for text, _ in topics()]
     if name not in _MODULE_TEXTS:
         raise ValueError(f"{name!r} is not a text of this Python. Use one of {sorted((REFERENCE, *_MODULE_TEXTS))}.")
-    return [module_file.stat().st_size for module_file, _ in _modules()]
+    return [module_file.stat().st_size for module_file, _ in modules()]
 
 
 def documents(name: str, start: int, stop: int) -> Iterator[tuple[str, str]]:
@@ -54,11 +54,11 @@ def documents(name: str, start: int, stop: int) -> Iterator[tuple[str, str]]:
         stop: One past the last.
     """
     if name == REFERENCE:
-        for text, topic in _topics()[start:stop]:
+        for text, topic in topics()[start:stop]:
             yield text, f"topic {topic}"
         return
-    for file, relative in _modules()[start:stop]:
-        text = _both_texts(file, _module_name(relative))[_MODULE_TEXTS.index(name)]
+    for file, relative in modules()[start:stop]:
+        text = _both_texts(file, module_name(relative))[_MODULE_TEXTS.index(name)]
         yield text if len(text.encode()) >= _SMALLEST_TEXT else "", f"module {module_group(relative)}"
 
 
@@ -83,7 +83,7 @@ def docstrings(module: str, tree: ast.Module) -> str:
         tree: The parsed module.
     """
     entries = []
-    for name, node in _definitions(tree, module):
+    for name, node in definitions(tree, module):
         text = ast.get_docstring(node, clean=True)
         if text and text.strip():
             entries.append(f"{name}{_signature(node)}\n\n{text.strip()}\n")
@@ -98,13 +98,13 @@ def without_docstrings(source: str, tree: ast.Module) -> str:
         tree: The same, parsed.
     """
     lines = [f"{line}\n" for line in source.split("\n")]  # as the parser counts: form feeds end no line
-    for _, node in _definitions(tree, ""):
+    for _, node in definitions(tree, ""):
         if ast.get_docstring(node, clean=False) is not None:
             _cut(lines, node)
     return "".join(lines).strip("\n") + "\n"
 
 
-def _cut(lines: list[str], node: _Definition) -> None:
+def _cut(lines: list[str], node: Definition) -> None:
     """Blank out a docstring, leaving other lines where they are so that positions stay valid."""
     docstring = node.body[0]
     first, last = docstring.lineno - 1, (docstring.end_lineno or docstring.lineno) - 1
@@ -120,8 +120,13 @@ def _cut(lines: list[str], node: _Definition) -> None:
     lines[first : last + 1] = [kept] + [""] * (last - first)
 
 
-def _definitions(tree: ast.Module, module: str) -> Iterator[tuple[str, _Definition]]:
-    """The module, its classes and its functions with their dotted names, in the order of the source."""
+def definitions(tree: ast.Module, module: str) -> Iterator[tuple[str, Definition]]:
+    """The module, its classes and its functions with their dotted names, in the order of the source.
+
+    Args:
+        tree: The parsed module.
+        module: Its dotted name.
+    """
     yield module, tree
     todo = [(module, statement) for statement in reversed(tree.body)]
     while todo:
@@ -140,7 +145,7 @@ def _nested_statements(node: ast.AST) -> list[ast.stmt]:
     return [*nested, *getattr(node, "orelse", ()), *getattr(node, "finalbody", ())]
 
 
-def _signature(node: _Definition) -> str:
+def _signature(node: Definition) -> str:
     return f"({ast.unparse(node.args)})" if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) else ""
 
 
@@ -154,7 +159,7 @@ def _both_texts(file: Path, module: str) -> tuple[str, str]:
 
 
 @lru_cache
-def _topics() -> list[tuple[str, str]]:
+def topics() -> list[tuple[str, str]]:
     """Text and name of each topic; a text that explains two is there once."""
     try:
         from pydoc_data.topics import topics
@@ -166,18 +171,18 @@ def _topics() -> list[tuple[str, str]]:
 
 
 @lru_cache
-def _modules() -> list[tuple[Path, str]]:
+def modules() -> list[tuple[Path, str]]:
     """File and relative path of each module, sorted; copies and generated tables are left out."""
     root = Path(sysconfig.get_path("stdlib"))
     seen: set[bytes] = set()
-    modules = []
+    found = []
     for relative in sorted(_walk(root)):
         file = root / relative
         digest = hashlib.sha256(file.read_bytes()).digest()
         if digest not in seen:
             seen.add(digest)
-            modules.append((file, relative))
-    return modules
+            found.append((file, relative))
+    return found
 
 
 def _walk(root: Path) -> Iterator[str]:
@@ -190,5 +195,10 @@ def _walk(root: Path) -> Iterator[str]:
                 yield relative
 
 
-def _module_name(relative: str) -> str:
+def module_name(relative: str) -> str:
+    """Dotted name of a module.
+
+    Args:
+        relative: Path of its file in the library, with forward slashes.
+    """
     return relative.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
