@@ -54,9 +54,9 @@ def evaluate_chain(
         )
         texts = [answer.text for answer in answers]
         scores[name] = score_answers(scorer, ids, answers)
-        overlaps[name] = (
-            np.array([answer_overlap(t, r) for t, r in zip(texts, rows, strict=True)]) if has_answers else None
-        )
+        if has_answers:
+            pairs = zip(texts, rows, strict=True)
+            overlaps[name] = np.array([answer_overlap(text, row) for text, row in pairs])
         results[name] = {
             "reward": float(scores[name].mean()),
             "rule": float(overlaps[name].mean()) if has_answers else None,

@@ -168,8 +168,8 @@ def _wins(evaluation: dict[str, Any]) -> str:
     note = (
         f"{evaluation['num_prompts']} held-out prompts, one answer each, temperature {evaluation['temperature']}. A "
         "win rate counts prompts on which a stage's answer scores above that of the stage before, ties half, with the "
-        "95 % interval. The reward model was trained for the last stage to please it; the rule was not: it is the overlap "
-        "of words with the answer on record (F1)."
+        "95 % interval. The reward model was trained for the last stage to please it; the rule was not: it is the "
+        "overlap of words with the answer on record (F1)."
     )
     columns = ["stage", "reward", "wins by reward", "word F1", "wins by rule", "ended", "tokens", "distinct-2"]
     heights = [(name, model["reward"]) for name, model in models.items()]

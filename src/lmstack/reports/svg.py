@@ -124,7 +124,7 @@ def number_text(value: float) -> str:
 _Scale = Callable[[float], float]
 
 
-def _scale(low: float, high: float, start: float, stop: float) -> _Scale:
+def _scale(low: float, high: float, start: float | int, stop: float | int) -> _Scale:
     span = (high - low) or 1.0
     return lambda value: start + (value - low) / span * (stop - start)
 
