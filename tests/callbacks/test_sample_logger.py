@@ -15,6 +15,8 @@ from lmstack.callbacks.sample_logger import SampleLogger, read_samples
 from lmstack.generation import GenerationEngine, SamplingParams
 from lmstack.models.checkpoint_folder import checkpoints_in
 from lmstack.tokenization import char_tokenizer
+from lmstack.tokenization.chat_template import ChatTemplate
+from lmstack.tokenization.train import byte_tokenizer
 from tiny_run import VOCAB, StepData, batch_of, random_rows, tiny_config, tiny_stage, tiny_trainer
 
 ROWS = random_rows(7, lambda i: 8)
@@ -167,3 +169,25 @@ def test_unusual_line_ends_in_samples_are_read_back(tmp_path: Path) -> None:
 
 def test_the_tiny_tokenizer_fits_the_tiny_model() -> None:
     assert Data.tokenizer.vocab_size == VOCAB
+
+
+class Conversations(StepData):
+    """Data with a chat template, and a tokenizer that has its tokens."""
+
+    tokenizer = byte_tokenizer().with_special_tokens(["<|im_start|>", "<|im_end|>"])
+    chat_template = ChatTemplate("chatml")
+
+    def __init__(self) -> None:
+        super().__init__([[batch_of([row])] for row in ROWS[:3]])
+
+
+def test_where_the_data_has_a_chat_template_a_prompt_is_what_a_user_says(tmp_path: Path) -> None:
+    config = tiny_config(vocab_size=Conversations.tokenizer.vocab_size, max_seq_len=64)
+    stage = tiny_stage(config=config)
+    tiny_trainer(tmp_path, [sampler(prompts=["hi"], temperature=0.0)]).fit(stage, Conversations())
+    tokenizer, template = Conversations.tokenizer, Conversations.chat_template
+    prompt = template.render_prompt([{"role": "user", "content": "hi"}], tokenizer)
+    params = SamplingParams(max_new_tokens=5, temperature=0.0, stop_ids=template.end_ids(tokenizer))
+    (expected,) = GenerationEngine(stage.transformer, tokenizer).generate([prompt], params)
+    row = read_samples(tmp_path / "samples.jsonl")[-1]
+    assert (row["prompt"], row["completion"]) == ("hi", expected.text)

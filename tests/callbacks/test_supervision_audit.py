@@ -9,8 +9,10 @@ import torch
 
 from lmstack.callbacks.supervision_audit import SupervisionAudit
 from lmstack.data.batch import IGNORE_INDEX, TokenBatch
+from lmstack.stages.reward_model import RewardModel
 from lmstack.tokenization import char_tokenizer
-from tiny_run import StepData, batch_of, random_rows, tiny_stage, tiny_trainer
+from tiny_preferences import preferences, stage_arguments
+from tiny_run import StepData, batch_of, random_rows, tiny_config, tiny_stage, tiny_trainer
 
 ROWS = random_rows(6, lambda i: [9, 3, 12, 5, 7, 5][i])
 
@@ -96,3 +98,14 @@ def test_training_sees_the_same_batches_and_random_state_as_without_it(tmp_path:
     assert torch.equal(with_audit.random_state, without.random_state)
     assert len(with_audit.ids) == len(without.ids) == 3
     assert all(torch.equal(a, b) for a, b in zip(with_audit.ids, without.ids, strict=True))
+
+
+def test_answers_to_prompts_are_shown_with_what_is_learnt_of_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = Data([[preferences([([1, 2, 3], [[4, 5], [6]])])]])
+    stage = RewardModel(**stage_arguments(transformer=tiny_config()))
+    tiny_trainer(tmp_path, [SupervisionAudit(expect="some")]).fit(stage, data)
+    out = capsys.readouterr().out
+    assert "3 of 9 tokens supervised in 2 rows" in out
+    assert "BCa⟦bc⟧" in out  # tokens 1, 2, 3 and 4, 5

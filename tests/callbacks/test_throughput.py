@@ -1,11 +1,14 @@
 """Tokens per second and utilization."""
 
 from pathlib import Path
+from typing import Any
 
+import lightning as L
 import pytest
 import torch
 
 from lmstack.callbacks import Throughput
+from lmstack.data.batch import PromptBatch
 from lmstack.models.accounting import flops_per_token
 from lmstack.models.peak_flops import measured_matmul_flops
 from tiny_run import StepData, batch_of, random_rows, tiny_config, tiny_stage, tiny_trainer
@@ -21,6 +24,31 @@ def test_utilization_is_flops_a_token_times_tokens_a_second_over_the_peak(tmp_pa
     for convention in ("6n", "full_attention", "causal_attention"):
         expected = flops_per_token(tiny_config(), 6, convention) * per_second / 1e9
         assert float(metrics[f"mfu/{convention}"]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_batches_of_prompts_are_timed_and_their_tokens_not_guessed(tmp_path: Path) -> None:
+    """An item that is no list of rows, such as a rollout's prompts."""
+
+    class Prompts(StepData):
+        def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+            return batch
+
+    class Stage(L.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(()))
+
+        def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+            return self.weight.square()
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.SGD(self.parameters(), 0.1)
+
+    prompts = PromptBatch([[1, 2]], [{}], torch.tensor([0]))
+    trainer = tiny_trainer(tmp_path, [Throughput(peak=1e9)])
+    trainer.fit(Stage(), Prompts([prompts] * 2))
+    assert float(trainer.callback_metrics["time/step_seconds"]) > 0
+    assert "throughput/tokens_per_second" not in trainer.callback_metrics
 
 
 def test_the_measured_peak_is_a_plausible_number() -> None:

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from lmstack.data.rendering import visible
 from lmstack.generation import Completion, GenerationEngine, NonFiniteLogitsError, SamplingParams
+from lmstack.tokenization.chat_template import ChatTemplate
 
 NAME = "samples.jsonl"
 
@@ -25,7 +26,8 @@ class SampleLogger(L.Callback):
     had never been interrupted.
 
     Args:
-        prompts: Texts to continue; an empty one starts a document.
+        prompts: Texts to continue; an empty one starts a document. Where the data has a chat template, what a user
+            says: the answers are sampled.
         every_n_steps: Sample when the step is a multiple of this.
         max_new_tokens: Length of a sample, unless the document ends before.
         temperature: 0 takes the most probable token.
@@ -48,6 +50,7 @@ class SampleLogger(L.Callback):
         self.every_n_steps = every_n_steps
         self.params = SamplingParams(max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
         self._engine: GenerationEngine | None = None
+        self._chat_template: ChatTemplate | None = None
         self._last_step: int | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -63,9 +66,10 @@ class SampleLogger(L.Callback):
         if not trainer.is_global_zero:
             return
         self._engine = GenerationEngine(pl_module.transformer, trainer.datamodule.tokenizer)  # type: ignore[attr-defined, arg-type]
+        self._chat_template = getattr(trainer.datamodule, "chat_template", None)  # type: ignore[attr-defined]
         max_len = self._engine.transformer.config.max_seq_len
         for prompt in self.prompts:
-            length = len(self._engine.encode_prompt(prompt))
+            length = len(self._encode(self._engine, prompt))
             if length >= max_len:
                 raise ValueError(
                     f"SampleLogger: the prompt {prompt[:40]!r} has {length} tokens, which leaves nothing of the "
@@ -120,12 +124,21 @@ class SampleLogger(L.Callback):
                     logger.experiment.add_text(f"samples/{number}", _markdown(prompt + completion.text), step)
 
     def _complete(self, engine: GenerationEngine) -> list[Completion]:
-        eot_id = None if engine.tokenizer is None else engine.tokenizer.eot_id
-        params = replace(self.params, stop_ids=() if eot_id is None else (eot_id,))
+        stop_ids: tuple[int, ...] = ()
+        if engine.tokenizer is not None and engine.tokenizer.eot_id is not None:
+            stop_ids = (engine.tokenizer.eot_id,)
+        if engine.tokenizer is not None and self._chat_template is not None:
+            stop_ids = self._chat_template.end_ids(engine.tokenizer)
+        params = replace(self.params, stop_ids=stop_ids)
         return engine.generate(
-            [engine.encode_prompt(prompt) for prompt in self.prompts],
+            [self._encode(engine, prompt) for prompt in self.prompts],
             [replace(params, seed=params.seed + number) for number in range(len(self.prompts))],
         )
+
+    def _encode(self, engine: GenerationEngine, prompt: str) -> list[int]:
+        if self._chat_template is None or engine.tokenizer is None:
+            return engine.encode_prompt(prompt)
+        return self._chat_template.render_prompt([{"role": "user", "content": prompt}], engine.tokenizer)
 
     def _report(self, step: int, completions: Sequence[Completion]) -> Text:
         report = Text(f"── samples at step {step}\n", "bold")
