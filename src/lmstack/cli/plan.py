@@ -59,6 +59,7 @@ def config_plan(config: dict[str, Any], *, world_size: int | None, speed: Any) -
     from lmstack.cli.explain import condensed, mistakes
     from lmstack.cli.ownership import given_max_steps, refuse_no_length
     from lmstack.cli.stage_table import load_stage
+    from lmstack.models.checkpoint import read_config
     from lmstack.models.config import TransformerConfig
     from lmstack.planning import measure_speed, plan_run
 
@@ -71,7 +72,10 @@ def config_plan(config: dict[str, Any], *, world_size: int | None, speed: Any) -
         data = parser.instantiate(parser.parse_object({"data": config["data"]})).data
     except ArgumentError as error:
         raise ConfigError(condensed(str(error))) from error
-    transformer = TransformerConfig.from_dict(config["model"]["transformer"])
+    if not hasattr(data, "sequence_length"):
+        raise ConfigError(f"plan: rows of stage {config['stage']} are not all of one length: their cost is not known.")
+    shape_given = config["model"].get("transformer")
+    transformer = TransformerConfig.from_dict(shape_given) if shape_given else read_config(config["model"]["init_from"])
     trainer = config["trainer"]
     steps = given_max_steps(config) or data.steps_for_tokens(data.max_tokens)
     precision = str(trainer.get("precision") or "32-true")
