@@ -175,9 +175,20 @@ def test_validation_is_a_sum_over_a_sum_and_leaves_a_report(tmp_path: Path) -> N
     assert apart["val/longer_wins_accuracy"] == pytest.approx(((longer > 0) + 0.5 * (longer == 0)).mean().item())
     report = json.loads((tmp_path / "reward_validation.json").read_text())
     assert report["num_pairs"] == 21
+    assert "annotator_agreement" not in report
     assert sum(row["num_pairs"] for row in report["reliability"]) == 21
     assert sum(row["num_pairs"] for row in report["by_length_difference"]) == 21
     assert sum(report["scores"]["counts"]) == 18
+
+
+def test_annotators_agreement_is_reported_where_the_data_knows_their_votes(tmp_path: Path) -> None:
+    class Voted(StepData):
+        def annotator_votes(self) -> list[list[int]]:
+            return [[1, 1], [1, -1], [-1], [1, 1, 1]]
+
+    tiny_trainer(tmp_path).validate(reward_model(), Voted([], [preferences(RANKINGS)]), verbose=False)
+    report = json.loads((tmp_path / "reward_validation.json").read_text())
+    assert report["annotator_agreement"] == pytest.approx(4 / 5)
 
 
 def test_it_starts_from_a_language_model_and_goes_on_from_a_reward_model(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
 
 from lmstack.data.batch import PreferenceBatch
-from lmstack.evaluation.calibration import PreferenceTally
+from lmstack.evaluation.calibration import PreferenceTally, annotator_agreement
 from lmstack.losses.preference import bradley_terry_loss, centering_penalty
 from lmstack.models import TransformerConfig
 from lmstack.models.checkpoint import weights_folder
@@ -182,9 +182,16 @@ class RewardModel(SupervisedModule):
         if self.trainer.is_global_zero and not self.trainer.sanity_checking:
             path = Path(self.trainer.default_root_dir) / REPORT
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps({"step": step, "loss": values["val/loss"], **tally.report()}, indent=1) + "\n")
+            report = {"step": step, "loss": values["val/loss"], **self._agreement(), **tally.report()}
+            path.write_text(json.dumps(report, indent=1) + "\n")
 
     # ---- private ------------------------------------------------------------------------------------------------
+
+    def _agreement(self) -> dict[str, float]:
+        """How often annotators of the validation pairs agree with each other, where the data knows their votes."""
+        votes = getattr(getattr(self.trainer, "datamodule", None), "annotator_votes", None)
+        agreement = math.nan if votes is None else annotator_agreement(votes())
+        return {} if math.isnan(agreement) else {"annotator_agreement": agreement}
 
     def _sums(self, batch: PreferenceBatch, scores: Tensor) -> ObjectiveSums:
         better, worse = scores[batch.better], scores[batch.worse]
