@@ -9,8 +9,9 @@ import lightning as L
 import pytest
 import torch
 
-from lmstack.callbacks import Checkpointing, MetricsCsv
+from lmstack.callbacks import Checkpointing, MetricsCsv, WeightAverage
 from lmstack.callbacks.metrics_csv import read_metrics
+from lmstack.cli.generate import _average
 from lmstack.models.checkpoint_folder import newest_valid_checkpoint
 from lmstack.nn.lora import LoRAConfig
 from lmstack.stages.sft import SFT
@@ -82,6 +83,18 @@ def test_resuming_with_other_adapters_is_refused(tmp_path: Path) -> None:
             tiny_trainer(tmp_path).fit(
                 SFT(**arguments, lora=lora), data("sft", STEPS), ckpt_path=newest_valid_checkpoint(tmp_path)
             )
+
+
+def test_averaged_adapters_are_merged_where_text_is_generated(tmp_path: Path) -> None:
+    average, stage = WeightAverage(decay=0.5), build("sft_lora")
+    tiny_trainer(tmp_path, [average, Checkpointing()]).fit(stage, data("sft", STEPS))
+    plain = build("sft").transformer
+    plain.load_state_dict(_average(newest_valid_checkpoint(tmp_path)))
+    with torch.no_grad():
+        for name, parameter in stage.named_parameters():
+            parameter.copy_(average.average[name])
+    ids = torch.tensor([[1, 2, 3]])
+    torch.testing.assert_close(plain.eval()(ids), stage.transformer.eval()(ids), rtol=0, atol=1e-5)
 
 
 @pytest.mark.slow  # a process start each: 20 s on two busy cores

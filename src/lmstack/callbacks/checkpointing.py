@@ -110,8 +110,10 @@ class FolderCheckpointIO(CheckpointIO):
             save_weights(folder, (weights, TransformerConfig.from_dict(facts["transformer"])))
             if tokenizer is not None:
                 tokenizer.save(folder / "tokenizer")
+            facts_of_adapters = {"lora": json.dumps(facts["lora"])} if facts.get("lora") else None
             for name, tensors in extra_weights.items():
-                save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, folder / name)
+                contiguous = {key: tensor.contiguous() for key, tensor in tensors.items()}
+                save_file(contiguous, folder / name, metadata=facts_of_adapters if name == ADAPTERS else None)
             if average is not None:
                 save_file({name: tensor.contiguous() for name, tensor in average.items()}, folder / AVERAGE_WEIGHTS)
             torch.save(state, folder / TRAINING_STATE)

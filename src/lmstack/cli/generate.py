@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # torch is imported once there is something to do
 
     from lmstack.generation import Completion, GenerationEngine, SamplingParams
 
+ADAPTERS = "adapters.safetensors"
 AVERAGE_WEIGHTS = "average.safetensors"  # as callbacks.checkpointing writes it, which takes seconds to import
 
 
@@ -191,7 +192,10 @@ def _load(folder: Path, device: str, dtype: str | None, weights: str) -> "Genera
 
 def _average(folder: Path) -> "dict[str, Tensor]":
     """The transformer's averaged weights: the file holds every parameter of the stage, under its full name."""
+    from safetensors import safe_open
     from safetensors.torch import load_file
+
+    from lmstack.nn.lora import LoRAConfig, merged_state
 
     file, prefix = folder / AVERAGE_WEIGHTS, "transformer."
     if not file.is_file():
@@ -199,8 +203,12 @@ def _average(folder: Path) -> "dict[str, Tensor]":
             f"weights=average: {folder} holds no average of the weights. Use weights=last, or train with the callback "
             "lmstack.callbacks.WeightAverage."
         )
-    state = load_file(file)
-    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+    every = load_file(file)
+    state = {name.removeprefix(prefix): tensor for name, tensor in every.items() if name.startswith(prefix)}
+    if not (folder / ADAPTERS).is_file():
+        return state
+    with safe_open(folder / ADAPTERS, "pt") as adapters:
+        return merged_state(state, LoRAConfig(**json.loads(adapters.metadata()["lora"])))
 
 
 def _stream(engine: "GenerationEngine", prompt: str, params: "SamplingParams") -> None:
