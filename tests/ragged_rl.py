@@ -1,12 +1,15 @@
 """Stages of reinforcement learning on prompts and responses of several lengths, for tests of one update."""
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
+from torch import Tensor
 
+from lmstack.data.batch import IGNORE_INDEX
 from lmstack.models import Transformer, TransformerConfig
 from lmstack.models.checkpoint import save_weights
 from lmstack.models.config import GaussianInit
@@ -15,7 +18,7 @@ from lmstack.optim.optimizers import AdamWConfig
 from lmstack.optim.schedules import ConstantSchedule
 from lmstack.rl.kl_control import FixedKL
 from lmstack.rl.rewards import Sample
-from lmstack.rl.rollout import SamplingConfig
+from lmstack.rl.rollout import Rollout, SamplingConfig
 from lmstack.rl.verifiable import FunctionReward
 from lmstack.stages.grpo import GRPO
 from lmstack.stages.policy_optimization import UpdateConfig
@@ -39,7 +42,19 @@ def reward(samples: Sequence[Sample]) -> list[float]:
         FUSE[0] -= 1
         if FUSE[0] == 0:
             raise KeyboardInterrupt
-    return [sum(TABLE[token] for token in sample.response_ids) for sample in samples]
+    return [sum(TABLE[token % VOCAB] for token in sample.response_ids) for sample in samples]
+
+
+def some_equal(samples: Sequence[Sample]) -> list[float]:
+    """The same for every response to a prompt that begins with an even token."""
+    return [
+        0.5 if sample.prompt_ids[0] % 2 == 0 else sum(TABLE[token % VOCAB] for token in sample.response_ids)
+        for sample in samples
+    ]
+
+
+def all_equal(samples: Sequence[Sample]) -> list[float]:
+    return [0.3] * len(samples)
 
 
 def prompts(num_rollouts: int, per_rollout: int = 8) -> list[list[list[int]]]:
@@ -123,3 +138,51 @@ def train(stage: Any, folder: Path, num_rollouts: int = 1, **options: Any) -> tu
 def assert_same_weights(one: Any, other: Any) -> None:
     for (name, ours), theirs in zip(one.state_dict().items(), other.state_dict().values(), strict=True):
         assert torch.equal(ours, theirs), name
+
+
+class Moment:
+    """The models and the rollout as they are before the update of a rollout."""
+
+    def __init__(self, stage: Any, number: int) -> None:
+        prepare = stage.prepare
+
+        def watched(rollout: Rollout) -> Any:
+            prepared = prepare(rollout)
+            if stage.num_rollouts == number:
+                self.rollout, self.metrics = prepared
+                self.reference = stage.collector.reference
+                self.policy = copy.deepcopy(stage.transformer)
+                self.critic = copy.deepcopy(getattr(stage, "critic", None))
+                self.value_head = copy.deepcopy(getattr(stage, "value_head", None))
+            return prepared
+
+        stage.prepare = watched  # type: ignore[method-assign]
+
+    def value(self, ids: Tensor) -> Tensor:
+        """At every position of one row."""
+        if self.critic is not None:
+            return self.critic(ids)[0]
+        return self.value_head(self.policy(ids))[0]  # type: ignore[misc]
+
+    def rows(self) -> list[tuple[Tensor, range]]:
+        """The tokens of each row without padding, and the positions before its response's tokens."""
+        found = []
+        for ids, labels, length in zip(self.rollout.input_ids, self.rollout.labels, self.rollout.lengths, strict=True):
+            slots = (labels != IGNORE_INDEX).nonzero()[:, 0].tolist()
+            found.append((ids[None, :length], range(slots[0], slots[-1] + 1)))
+        return found
+
+
+def gradients_of(moment: Moment, loss: Tensor) -> dict[str, Tensor]:
+    modules = {"transformer": moment.policy, "critic": moment.critic, "value_head": moment.value_head}
+    for module in modules.values():
+        if module is not None:
+            module.zero_grad()
+    loss.backward()
+    return {
+        f"{prefix}.{name}": parameter.grad
+        for prefix, module in modules.items()
+        if module is not None
+        for name, parameter in module.named_parameters()
+        if parameter.grad is not None
+    }
