@@ -150,7 +150,9 @@ class LanguageModule(L.LightningModule, ABC):
         np.random.seed(int(words[2]))
 
     def _sum_over_ranks(self, value: Tensor) -> Tensor:
-        return self.trainer.strategy.reduce(value, reduce_op="sum") if self.trainer.world_size > 1 else value
+        if self.trainer.world_size == 1:
+            return value
+        return self.trainer.strategy.reduce(value.clone(), reduce_op="sum")  # it reduces in place
 
     def _steps_for_tokens(self, tokens: int) -> int:
         count = getattr(getattr(self.trainer, "datamodule", None), "steps_for_tokens", None)
