@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -115,8 +115,38 @@ class TrainRows(Dataset[list[TokenBatch]]):
         return lengths
 
 
+@runtime_checkable
+class StepPlan(Protocol):
+    """How many rows each optimizer step takes."""
+
+    @property
+    def num_steps(self) -> int | None:
+        """Optimizer steps of the run; None when it never ends."""
+        ...
+
+    def batch_size_at(self, samples: int) -> int:
+        """Rows of the step that begins after so many rows; 0 when the run is over.
+
+        Args:
+            samples: Rows before it, over all ranks.
+        """
+        ...
+
+
+@runtime_checkable
+class StepRows(Protocol):
+    """Makes the step that begins at a position."""
+
+    @property
+    def plan(self) -> StepPlan:
+        """The size of each step."""
+        ...
+
+    def __getitem__(self, position: int) -> Any: ...
+
+
 class StepLoader:
-    """Optimizer steps: each item is the list of this rank's micro-batches of one step.
+    """Optimizer steps: each item is what this rank does in one step, such as the list of its micro-batches.
 
     Args:
         rows: Makes a step from its position.
@@ -124,7 +154,7 @@ class StepLoader:
         num_workers: Processes that make steps ahead; 0 makes them in this process, which is fast enough.
     """
 
-    def __init__(self, rows: TrainRows, identity: dict[str, Any], num_workers: int = 0):
+    def __init__(self, rows: StepRows, identity: dict[str, Any], num_workers: int = 0):
         self.rows = rows
         self.identity = identity
         self.num_workers = num_workers
@@ -134,7 +164,7 @@ class StepLoader:
         num_steps = self.rows.plan.num_steps
         return ENDLESS if num_steps is None else num_steps
 
-    def __iter__(self) -> Iterator[list[TokenBatch]]:
+    def __iter__(self) -> Iterator[Any]:
         plan = self.rows.plan
         for micro_batches in _ahead(self.rows, self._positions(), self.num_workers):
             self.samples_seen += plan.batch_size_at(self.samples_seen)
@@ -260,22 +290,31 @@ class ValidationRows(Dataset[TokenBatch]):
         return shard.num_tokens if self.eot_id is not None else max(0, shard.num_tokens - 1)
 
 
+@runtime_checkable
+class HeldOutRows(Protocol):
+    """Makes batches by number."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Any: ...
+
+
 class ValidationLoader:
-    """Batches of `ValidationRows`, from the first at every pass.
+    """Batches of held-out rows, from the first at every pass.
 
     Args:
         rows: Makes a batch.
         num_workers: As in `StepLoader`.
     """
 
-    def __init__(self, rows: ValidationRows, num_workers: int = 0):
+    def __init__(self, rows: HeldOutRows, num_workers: int = 0):
         self.rows = rows
         self.num_workers = num_workers
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __iter__(self) -> Iterator[TokenBatch]:
+    def __iter__(self) -> Iterator[Any]:
         yield from _ahead(self.rows, iter(range(len(self.rows))), self.num_workers)
 
 

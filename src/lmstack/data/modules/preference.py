@@ -1,0 +1,156 @@
+"""Ranked answers, for reward models and preference losses."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from lmstack.data.batch import PreferenceBatch
+from lmstack.data.chat_data import OnBadRow, refuse_overlap, split_by_prompt, usable
+from lmstack.data.conversations import detect_schema, read_conversation
+from lmstack.data.item_loader import Share
+from lmstack.data.modules.items import ItemData
+from lmstack.data.preferences import Answers, TokenizedAnswers, collate_answers, read_answers, tokenize_answers
+from lmstack.data.records import Record, read_records
+from lmstack.data.step_loader import Rank
+
+
+class PreferenceData(ItemData):
+    """Prompts with two or more answers and their order; all answers to a prompt are in one micro-batch.
+
+    Args:
+        path: JSONL, JSON or Parquet files, folders or globs. Layouts: chosen and rejected; prompt and answers, best
+            first or with scores or ranks; prompt, completion and label.
+        tokenizer: A tokenizer.json, its folder, or the folder of a run whose tokenizer is taken.
+        sequence_length: Most tokens of a prompt with an answer.
+        micro_batch_size: Prompts of a forward pass on one device.
+        global_batch_size: Prompts of an optimizer step, over all ranks.
+        chat_template: `chatml`, `llama3`, `plain`, or a file with a Jinja template; null takes the tokenizer's own.
+        add_special_tokens: Give the tokenizer the special tokens that the template needs.
+        too_long: Whether a prompt with an answer that does not fit stops the run or is left out and counted.
+        on_bad_row: Whether a row that cannot be used stops the run or is left out and counted.
+        demonstrations: Conversations whose answers a reward model is to score 0 on average; null for none.
+        validation_path: Files to validate on; null holds out some of `path`.
+        validation_fraction: Share of the prompts that is held out, by the hash of their text.
+        num_epochs: Passes over the prompts; null goes on until the trainer stops.
+        seed: Another seed is another order.
+    """
+
+    def __init__(
+        self,
+        path: str | list[str],
+        tokenizer: str,
+        sequence_length: int,
+        micro_batch_size: int,
+        global_batch_size: int,
+        *,
+        chat_template: str | None = None,
+        add_special_tokens: bool = False,
+        too_long: OnBadRow = "drop",
+        on_bad_row: OnBadRow = "error",
+        demonstrations: str | list[str] | None = None,
+        validation_path: str | list[str] | None = None,
+        validation_fraction: float = 0.1,
+        num_epochs: float | None = 1,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(
+            tokenizer,
+            chat_template,
+            add_special_tokens=add_special_tokens,
+            global_batch_size=global_batch_size,
+            micro_batch_size=micro_batch_size,
+            num_epochs=num_epochs,
+            seed=seed,
+        )
+        self.path = path
+        self.sequence_length = sequence_length
+        self.too_long = too_long
+        self.on_bad_row = on_bad_row
+        self.demonstrations = demonstrations
+        self.validation_path = validation_path
+        self.validation_fraction = validation_fraction
+        self._items: list[TokenizedAnswers] = []
+        self._held_out: list[TokenizedAnswers] = []
+
+    def demonstration_batches(self) -> Iterator[PreferenceBatch]:
+        """This rank's share of the reference demonstrations, a row each; nothing when there are none."""
+        if self.demonstrations is None:
+            return
+        records = read_records(self.demonstrations)
+        schema = detect_schema(records[0])
+
+        def read(record: Record) -> Answers:
+            conversation = read_conversation(record, schema)
+            return Answers(conversation.prompt, [conversation.messages[-1]["content"]], [0.0], record.where)
+
+        answers = usable(records, read, self.on_bad_row, self.counts)
+        rank: Rank = self._rank()
+        items = self._tokenize([answers[i] for i in rank.share(len(answers))], is_demonstration=True)
+        size = self.micro_batch_size * 4
+        for begin in range(0, len(items), size):
+            yield collate_answers(items[begin : begin + size])
+
+    def annotator_votes(self) -> list[list[int]]:
+        """Held-out comparisons on which several annotators voted: 1 for the first answer, 0 for the second.
+
+        Rows that carry a list `votes` have them; no other layout does.
+        """
+        rows = (item.answers.row.get("votes") for item in self._held_out)
+        return [[int(vote) for vote in votes] for votes in rows if isinstance(votes, list) and len(votes) > 1]
+
+    def _load(self) -> None:
+        answers = usable(read_records(self.path), read_answers, self.on_bad_row, self.counts)
+        if self.validation_path is None:
+            train, held_out = split_by_prompt(answers, lambda a: a.prompt_text, self.validation_fraction)
+        else:
+            train = answers
+            held_out = usable(read_records(self.validation_path), read_answers, self.on_bad_row, self.counts)
+            refuse_overlap((a.prompt_text for a in train), (a.prompt_text for a in held_out))
+        self._items, self._held_out = self._tokenize(train), self._tokenize(held_out)
+        if not self._items:
+            raise ValueError(
+                f"{self.path}: no prompt is left to train on; sequence_length={self.sequence_length} is too short for "
+                "all."
+            )
+        pairs = sum(len(item.answers.pairs()) for item in self._items)
+        self.tell(
+            f"{len(self._items):,} prompts with {sum(len(i.input_ids) for i in self._items):,} answers, "
+            f"{pairs:,} pairs; {len(self._held_out):,} prompts held out"
+        )
+
+    def _tokenize(self, answers: Sequence[Answers], *, is_demonstration: bool = False) -> list[TokenizedAnswers]:
+        kept = []
+        for one in answers:
+            item = tokenize_answers(one, self.chat_template, self.tokenizer, is_demonstration=is_demonstration)
+            if item.longest <= self.sequence_length:
+                kept.append(item)
+            elif self.too_long == "error":
+                raise ValueError(
+                    f"{one.where}: {item.longest} tokens do not fit in sequence_length={self.sequence_length}. "
+                    "Raise it, or set data.too_long=drop."
+                )
+            else:
+                self.counts[f"longer than sequence_length={self.sequence_length}"] += 1
+        return kept
+
+    def _item_tokens(self) -> list[int]:
+        return [sum(map(len, item.input_ids)) for item in self._items]
+
+    def _num_held_out(self) -> int:
+        return len(self._held_out)
+
+    def _step(self, share: Share) -> list[PreferenceBatch]:
+        ordered = sorted((self._items[i] for i in share.items), key=lambda item: item.longest)  # like lengths together
+        size = self.micro_batch_size
+        return [collate_answers(ordered[i : i + size]) for i in range(0, share.largest, size)]
+
+    def _held_out_batch(self, items: Sequence[int]) -> PreferenceBatch:
+        return collate_answers([self._held_out[i] for i in items])
+
+    def _fingerprint(self) -> str:
+        digest = hashlib.sha256()
+        for item in self._items:
+            for row, rank in zip(item.input_ids, item.answers.ranks, strict=True):
+                digest.update(np.array([*row, -1]).tobytes() + str(rank).encode())
+        return digest.hexdigest()
