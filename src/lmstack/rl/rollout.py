@@ -121,7 +121,7 @@ class Rollout:
             start = len(sample.prompt_ids)
             ids[row, : lengths[row]] = [*sample.prompt_ids, *sample.response_ids]
             labels[row, start - 1 : lengths[row] - 1] = sample.response_ids
-        zeros = torch.zeros(len(samples), width, device=device)
+        zeros = torch.zeros(len(samples), width, dtype=torch.float32, device=device)
         return cls(
             input_ids=torch.from_numpy(ids).to(device),
             labels=torch.from_numpy(labels).to(device),
@@ -132,7 +132,7 @@ class Rollout:
             values=zeros,
             advantages=zeros,
             returns=zeros,
-            row_weights=torch.ones(len(samples), device=device),
+            row_weights=torch.ones(len(samples), dtype=torch.float32, device=device),
         )
 
 
