@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from lmstack.data.records import Record
+from lmstack.data.records import Record, read_records
 from lmstack.models.checkpoint import weights_folder
 from lmstack.tokenization import END_OF_TEXT, ChatTemplate, Tokenizer
 
@@ -28,6 +28,8 @@ def load_tokenizer(path: str, chat_template: str | None, *, add_special_tokens: 
         ValueError: There is no tokenizer or template, or they do not fit.
     """
     folder = Path(path)
+    if not folder.exists():
+        raise ValueError(f"data.tokenizer={path}: there is no such file or folder. Name a tokenizer.json, or a run.")
     if folder.is_dir() and not (folder / "tokenizer.json").is_file():
         folder = weights_folder(folder) / "tokenizer"
     tokenizer = Tokenizer.load(folder)
@@ -41,31 +43,49 @@ def load_tokenizer(path: str, chat_template: str | None, *, add_special_tokens: 
     return tokenizer.with_chat_template(template.to_dict()), template
 
 
-def usable(
-    records: Iterable[Record], read: Callable[[Record], T], on_bad_row: OnBadRow, counts: Counter[str]
+def read_rows(
+    paths: str | Sequence[str], read: Callable[[Record], T], on_bad_row: OnBadRow, counts: Counter[str]
 ) -> list[T]:
-    """What the records say, those left out that say nothing usable.
+    """What the rows of files say, those left out that say nothing usable.
 
     Args:
-        records: All of them.
-        read: Understands one, or raises.
+        paths: Files, folders or globs.
+        read: Understands a row, or raises.
         on_bad_row: Whether to raise too, or to count.
         counts: Of rows left out, by reason; added to.
 
     Raises:
-        ValueError: A row is bad and `on_bad_row` is `error`.
+        ValueError: A row is bad and `on_bad_row` is `error`, or all are bad.
     """
+    own: Counter[str] = Counter()
     results = []
-    for record in records:
+    for record in read_records(paths, own if on_bad_row == "drop" else None):
         try:
             results.append(read(record))
         except ValueError as error:
-            if on_bad_row == "error":
-                raise ValueError(f"{error} Mend the row, or set data.on_bad_row=drop.") from error
-            counts[str(error).removeprefix(record.where).lstrip(": ")] += 1
+            leave_out(error, record.where, on_bad_row, own)
     if not results:
-        raise ValueError(f"None of the {sum(counts.values())} rows can be used: {counts.most_common(1)[0][0]}")
+        raise ValueError(f"{paths}: none of the {own.total()} rows can be used, such as: {own.most_common(1)[0][0]}")
+    counts.update(own)
     return results
+
+
+def leave_out(error: ValueError, where: str, on_bad_row: OnBadRow, counts: Counter[str]) -> None:
+    """Raise over a bad row, or count it.
+
+    Args:
+        error: What is wrong with it.
+        where: Its file and line.
+        on_bad_row: Which of the two.
+        counts: Of rows left out, by reason; added to.
+
+    Raises:
+        ValueError: `on_bad_row` is `error`.
+    """
+    reason = str(error).removeprefix(where).lstrip(": ")
+    if on_bad_row == "error":
+        raise ValueError(f"{where}: {reason} Mend the row, or set data.on_bad_row=drop.") from error
+    counts[reason] += 1
 
 
 def split_by_prompt(

@@ -1,7 +1,8 @@
 """Conversations in the layouts that people store them in."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any, Literal
 
 from lmstack.data.records import Record
@@ -23,7 +24,10 @@ _ROLES = {
 }
 """What roles are called, and what they are called here."""
 
-_PROMPTS = ("prompt", "question", "query", "instruction")
+PROMPTS = ("prompt", "question", "query", "instruction")
+"""Fields that hold a prompt; the first that is there counts."""
+
+_LISTS = ("messages", "conversations", "conversation")
 _COMPLETIONS = ("completion", "response", "answer", "output", "chosen")
 
 
@@ -42,20 +46,21 @@ class Conversation:
     row: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def prompt(self) -> list[Message]:
-        """Everything before the last answer."""
-        ends_with_answer = self.messages[-1]["role"] == "assistant"
-        return self.messages[:-1] if ends_with_answer else self.messages
-
-    @property
     def prompt_text(self) -> str:
-        """What identifies the prompt: the roles and texts before the first answer."""
-        texts = []
-        for message in self.messages:
-            if message["role"] == "assistant":
-                break
-            texts.append(f"{message['role']}: {message['content'].strip()}")
-        return "\n".join(texts)
+        """What identifies the prompt."""
+        return prompt_text(self.messages)
+
+
+def prompt_text(messages: Sequence[Message]) -> str:
+    """What identifies a prompt: the roles and texts before the first answer.
+
+    Conversations that begin alike have it in common, so no answer is on one side of a split and context on the other.
+
+    Args:
+        messages: A prompt, or a conversation.
+    """
+    before = takewhile(lambda message: message["role"] != "assistant", messages)
+    return "\n".join(f"{message['role']}: {message['content'].strip()}" for message in before)
 
 
 def detect_schema(record: Record) -> Schema:
@@ -70,51 +75,65 @@ def detect_schema(record: Record) -> Schema:
     names = record.values.keys()
     if isinstance(record.values.get("messages"), list):
         return "messages"
-    if any(isinstance(record.values.get(name), list) for name in ("conversations", "conversation")):
+    if any(isinstance(record.values.get(name), list) for name in _LISTS):
         return "sharegpt"
     if "instruction" in names and "output" in names:
         return "alpaca"
-    if _first(record.values, _PROMPTS) is not None and _first(record.values, _COMPLETIONS) is not None:
+    if _first(record.values, PROMPTS) is not None and _first(record.values, _COMPLETIONS) is not None:
         return "prompt_completion"
     raise ValueError(
-        f"{record.where}: fields {sorted(names)} are of no known layout: messages; conversations (ShareGPT); "
-        "instruction, input and output (Alpaca); prompt and completion. Rename the fields, or set data.schema."
+        f"{record.where}: the fields {sorted(names)} are of no known layout: messages; conversations (ShareGPT); "
+        "instruction, input and output (Alpaca); prompt and completion. Rename the fields."
     )
 
 
-def read_conversation(record: Record, schema: Schema, *, needs_answer: bool = True) -> Conversation:
+def read_conversation(record: Record, schema: Schema) -> Conversation:
     """A record as a conversation.
 
     Args:
         record: In the layout `schema`.
         schema: The layout.
-        needs_answer: Whether it must end with an answer that is not empty; prompts need none.
 
     Raises:
-        ValueError: A field is missing or of the wrong type, a role is not known, a text is empty; file and line are
-            named.
+        ValueError: A field is missing or of the wrong type, a role is not known, a text is empty, or the assistant says
+            nothing; file and line are named.
     """
     messages = _READERS[schema](record)
-    if not needs_answer and messages and messages[-1]["role"] == "assistant":
-        messages = messages[:-1]
-    if not messages:
-        raise ValueError(f"{record.where}: the conversation has no messages.")
-    for number, message in enumerate(messages, start=1):
-        if not str(message["content"]).strip() and message["role"] != "system":
-            raise ValueError(f"{record.where}: message {number} ({message['role']}) is empty.")
-    if needs_answer and not any(message["role"] == "assistant" for message in messages):
+    _refuse_empty(messages, record.where)
+    if not any(message["role"] == "assistant" for message in messages):
         raise ValueError(f"{record.where}: no message of the assistant, so there is nothing to learn.")
     return Conversation(messages, record.where, record.values)
 
 
-def clean_messages(messages: Any, where: str, *, role_key: str = "role", content_key: str = "content") -> list[Message]:
+def read_prompt(record: Record) -> list[Message]:
+    """The messages of a prompt: a field that asks, as text or messages; or a list of messages.
+
+    Args:
+        record: One row; what else it holds is not looked at.
+
+    Raises:
+        ValueError: There is no prompt, or it is empty; file and line are named.
+    """
+    name = _first(record.values, PROMPTS)
+    if name is not None:
+        messages = _before(record, name)
+    elif _first(record.values, _LISTS) is not None:
+        messages = _sharegpt(record)
+    else:
+        raise ValueError(
+            f"{record.where}: no prompt among the fields {sorted(record.values)}. Name it {', '.join(PROMPTS)} or "
+            "messages."
+        )
+    _refuse_empty(messages, record.where)
+    return messages
+
+
+def clean_messages(messages: Any, where: str) -> list[Message]:
     """Messages under the names and roles used here.
 
     Args:
-        messages: A list of objects.
+        messages: A list of objects with `role` and `content`, or `from` and `value`.
         where: For messages of errors.
-        role_key: Field of the role.
-        content_key: Field of the text.
 
     Raises:
         ValueError: A field is missing, or a role is not known.
@@ -122,6 +141,8 @@ def clean_messages(messages: Any, where: str, *, role_key: str = "role", content
     if not isinstance(messages, list):
         raise ValueError(f"{where}: expected a list of messages, got {type(messages).__name__}.")
     cleaned = []
+    is_sharegpt = bool(messages) and isinstance(messages[0], dict) and bool({"from", "value"} & messages[0].keys())
+    role_key, content_key = ("from", "value") if is_sharegpt else ("role", "content")
     for number, message in enumerate(messages, start=1):
         missing = [key for key in (role_key, content_key) if not isinstance(message, dict) or key not in message]
         if missing:
@@ -145,31 +166,46 @@ def _messages(record: Record) -> list[Message]:
 
 
 def _sharegpt(record: Record) -> list[Message]:
-    name = "conversation" if "conversation" in record.values else "conversations"
-    messages = clean_messages(_required(record, name), record.where, role_key="from", content_key="value")
-    system = record.values.get("system")
-    return [{"role": "system", "content": system}, *messages] if isinstance(system, str) and system else messages
+    name = _first(record.values, _LISTS) or "conversations"
+    return _system(record) + clean_messages(_required(record, name), record.where)
 
 
 def _alpaca(record: Record) -> list[Message]:
-    instruction, answer = _text(record, "instruction"), _text(record, "output")
-    extra = record.values.get("input") or ""
-    question = f"{instruction}\n\n{extra}" if str(extra).strip() else instruction
-    messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-    for old_question, old_answer in reversed(record.values.get("history") or []):
-        messages = [{"role": "user", "content": old_question}, {"role": "assistant", "content": old_answer}, *messages]
-    system = record.values.get("system")
-    return [{"role": "system", "content": system}, *messages] if isinstance(system, str) and system else messages
+    return [*_before(record, "instruction"), {"role": "assistant", "content": _text(record, "output")}]
 
 
 def _prompt_completion(record: Record) -> list[Message]:
-    prompt = _first(record.values, _PROMPTS) or "prompt"
-    completion = _first(record.values, _COMPLETIONS)
-    value = _required(record, prompt)
-    before = clean_messages(value, record.where) if isinstance(value, list) else [_user(record, prompt)]
-    if completion is None:
-        return before
+    before = _before(record, _first(record.values, PROMPTS) or "prompt")
+    completion = _first(record.values, _COMPLETIONS) or "completion"
+    if isinstance(record.values.get(completion), list):
+        return before + clean_messages(record.values[completion], record.where)
     return [*before, {"role": "assistant", "content": _text(record, completion)}]
+
+
+def _before(record: Record, name: str) -> list[Message]:
+    """The messages before the answer: what the field asks, after the system prompt and earlier turns."""
+    if isinstance(record.values.get(name), list):
+        return _system(record) + clean_messages(record.values[name], record.where)
+    question = _text(record, name)
+    extra = record.values.get("input") if name == "instruction" else None
+    if extra:
+        question = f"{question}\n\n{_text(record, 'input')}"
+    return [*_system(record), *_history(record), {"role": "user", "content": question}]
+
+
+def _system(record: Record) -> list[Message]:
+    return [{"role": "system", "content": _text(record, "system")}] if record.values.get("system") else []
+
+
+def _history(record: Record) -> list[Message]:
+    """Earlier turns as LLaMA-Factory's files have them: a list of question and answer."""
+    turns = record.values.get("history") or []
+    messages = []
+    for turn in turns if isinstance(turns, list) else [turns]:
+        if not (isinstance(turn, list) and len(turn) == 2 and all(isinstance(text, str) for text in turn)):
+            raise ValueError(f"{record.where}: 'history' must be a list of [question, answer], got {str(turn)[:60]!r}.")
+        messages += [{"role": "user", "content": turn[0]}, {"role": "assistant", "content": turn[1]}]
+    return messages
 
 
 _READERS: dict[str, Callable[[Record], list[Message]]] = {
@@ -180,8 +216,12 @@ _READERS: dict[str, Callable[[Record], list[Message]]] = {
 }
 
 
-def _user(record: Record, name: str) -> Message:
-    return {"role": "user", "content": _text(record, name)}
+def _refuse_empty(messages: Sequence[Message], where: str) -> None:
+    if not messages:
+        raise ValueError(f"{where}: there are no messages.")
+    for number, message in enumerate(messages, start=1):
+        if not message["content"].strip() and message["role"] in ("user", "assistant"):
+            raise ValueError(f"{where}: message {number} ({message['role']}) is empty.")
 
 
 def _required(record: Record, name: str) -> Any:
@@ -198,4 +238,4 @@ def _text(record: Record, name: str) -> str:
 
 
 def _first(values: dict[str, Any], names: tuple[str, ...]) -> str | None:
-    return next((name for name in names if name in values), None)
+    return next((name for name in names if values.get(name) is not None), None)

@@ -4,20 +4,20 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
-from typing import Any
+from math import isfinite
+from typing import Any, SupportsFloat
 
 import torch
 
 from lmstack.data.batch import IGNORE_INDEX, PreferenceBatch
-from lmstack.data.conversations import Message, clean_messages
+from lmstack.data.conversations import PROMPTS, Message, clean_messages, prompt_text, read_prompt
 from lmstack.data.records import Record
 from lmstack.tokenization import ChatTemplate, Tokenizer
 
-_PROMPTS = ("prompt", "question", "instruction", "query")
 _CHOSEN = ("chosen", "selected", "better")
 _REJECTED = ("rejected", "worse")
 _RANKED = ("answers", "responses", "completions")
-_TURN = re.compile(r"(?:^|\n\n)(?:## )?(Human|Assistant):[ \n]?")
+_TURN = re.compile(r"(?:^|\n\n)(?:## )?(Human|Assistant):")
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Answers:
     @property
     def prompt_text(self) -> str:
         """What identifies the prompt."""
-        return "\n".join(f"{message['role']}: {message['content'].strip()}" for message in self.prompt)
+        return prompt_text(self.prompt)
 
     def pairs(self) -> list[tuple[int, int]]:
         """(better, worse) of every two answers that are not tied."""
@@ -65,9 +65,10 @@ class Answers:
 def read_answers(record: Record) -> Answers:
     """A record as a prompt and its answers.
 
-    Known layouts: `chosen` and `rejected` (texts, messages, or transcripts of "Human:" and "Assistant:" turns),
-    `answers` from best to worst (texts, or objects with `text` and `score` or `rank`), a list `output` from best to
-    worst, and one `completion` with a `label`.
+    Known layouts: `chosen` and `rejected` (texts, messages, or transcripts of "Human:" and "Assistant:" turns); a list
+    `answers` from best to worst, or with `scores` beside it, or of objects with `text` and `score` or `rank`; a list
+    `output` from best to worst; two transcripts in `text` and their `score`; one `completion` with a `label`. A score
+    gives the order only: a pair's margin is the field `margin` beside `chosen`.
 
     Args:
         record: One row.
@@ -80,8 +81,8 @@ def read_answers(record: Record) -> Answers:
     ranked = _first(values, _RANKED)
     if chosen is not None and rejected is not None:
         answers = _pair(record, values[chosen], values[rejected])
-    elif _is_transcript_pair(values.get("text")):
-        answers = _pair(record, *values["text"])
+    elif _are_transcripts(values.get("text")) and "score" in values:
+        answers = _scored_transcripts(record)
     elif ranked is not None and isinstance(values[ranked], list):
         answers = _ranking(record, values[ranked])
     elif isinstance(values.get("output"), list):
@@ -98,81 +99,87 @@ def read_answers(record: Record) -> Answers:
 
 
 def _check(answers: Answers) -> None:
-    if not answers.labels and len(answers.texts) < 2:
-        raise ValueError(
-            f"{answers.where}: a ranking of {len(answers.texts)} answer compares nothing. Give at least two."
-        )
+    if answers.prompt[-1]["role"] == "assistant":
+        raise ValueError(f"{answers.where}: the prompt ends with the assistant, so there is nothing to answer.")
     for number, text in enumerate(answers.texts, start=1):
         if not text.strip():
             raise ValueError(f"{answers.where}: answer {number} is empty.")
-    if not answers.labels and not answers.pairs():
-        raise ValueError(f"{answers.where}: all answers are tied, so none is better.")
+    if answers.labels:
+        return
+    if len(answers.texts) < 2:
+        raise ValueError(
+            f"{answers.where}: a ranking of {len(answers.texts)} answer compares nothing. Give at least two."
+        )
     by_text: dict[str, float] = {}
     for text, rank in zip(answers.texts, answers.ranks, strict=True):
-        if by_text.setdefault(text, rank) != rank:
-            raise ValueError(f"{answers.where}: the answer {text[:60]!r} is ranked above and below itself.")
+        if by_text.setdefault(text.strip(), rank) != rank:
+            raise ValueError(f"{answers.where}: the same answer is ranked above and below itself.")
+    if not answers.pairs():
+        raise ValueError(f"{answers.where}: all answers are tied, so none is better.")
 
 
 def _pair(record: Record, chosen: Any, rejected: Any) -> Answers:
-    margin = float(record.values.get("margin") or 0.0)
-    if _is_transcript_pair([chosen, rejected]):
-        prompt, best = _transcript(chosen, record.where)
-        other_prompt, worst = _transcript(rejected, record.where)
-        if prompt != other_prompt:
-            raise ValueError(f"{record.where}: the two transcripts differ before their last turn, so they answer "
-                             "different prompts.")  # fmt: skip
-        return Answers(prompt, [best, worst], [0.0, 1.0], record.where, margin, row=record.values)
+    where, margin = record.where, _number(record.values.get("margin") or 0.0, "margin", record.where)
+    if margin < 0.0:
+        raise ValueError(f"{where}: margin={margin}: the chosen answer cannot be worse by it. Swap the answers.")
     if isinstance(chosen, list) and isinstance(rejected, list):
-        left, right = clean_messages(chosen, record.where), clean_messages(rejected, record.where)
-        prompt = left[:-1] or _prompt(record)
-        return Answers(
-            prompt, [left[-1]["content"], right[-1]["content"]], [0.0, 1.0], record.where, margin, row=record.values
-        )
-    texts = [_answer_text(answer, record.where) for answer in (chosen, rejected)]
-    return Answers(_prompt(record), texts, [0.0, 1.0], record.where, margin, row=record.values)
+        prompt, texts = _last_turns([clean_messages(chosen, where), clean_messages(rejected, where)], where)
+        return Answers(prompt or read_prompt(record), texts, [0.0, 1.0], where, margin, row=record.values)
+    if _are_transcripts([chosen, rejected]) and _first(record.values, PROMPTS) is None:
+        prompt, texts = _last_turns([_transcript(text, where) for text in (chosen, rejected)], where)
+        return Answers(prompt, texts, [0.0, 1.0], where, margin, row=record.values)
+    texts = [_answer_text(answer, where) for answer in (chosen, rejected)]
+    return Answers(read_prompt(record), texts, [0.0, 1.0], where, margin, row=record.values)
+
+
+def _scored_transcripts(record: Record) -> Answers:
+    where, texts, scores = record.where, record.values["text"], record.values["score"]
+    prompt, answers = _last_turns([_transcript(text, where) for text in texts], where)
+    return Answers(prompt, answers, _ranks(scores, len(texts), "score", where), where, row=record.values)
 
 
 def _ranking(record: Record, answers: list[Any]) -> Answers:
-    texts = [_answer_text(answer, record.where) for answer in answers]
+    where = record.where
+    texts = [_answer_text(answer, where) for answer in answers]
     ranks = [float(number) for number in range(len(answers))]
-    if answers and all(isinstance(answer, dict) and "rank" in answer for answer in answers):
-        ranks = [float(answer["rank"]) for answer in answers]
-    elif answers and all(isinstance(answer, dict) and "score" in answer for answer in answers):
-        ranks = [-float(answer["score"]) for answer in answers]
-    elif isinstance(record.values.get("scores"), list):
-        ranks = [-float(score) for score in record.values["scores"]]
-    if len(ranks) != len(texts):
-        raise ValueError(f"{record.where}: {len(texts)} answers but {len(ranks)} scores.")
-    return Answers(_prompt(record), texts, ranks, record.where, row=record.values)
+    for name in ("rank", "score"):
+        has = [isinstance(answer, dict) and name in answer for answer in answers]
+        if any(has):
+            if not all(has):
+                raise ValueError(f"{where}: some answers have a {name} and some have none.")
+            numbers = [_number(answer[name], name, where) for answer in answers]
+            return Answers(
+                read_prompt(record),
+                texts,
+                numbers if name == "rank" else [-n for n in numbers],
+                where,
+                row=record.values,
+            )
+    if record.values.get("scores") is not None:
+        ranks = _ranks(record.values["scores"], len(texts), "scores", where)
+    return Answers(read_prompt(record), texts, ranks, where, row=record.values)
+
+
+def _ranks(scores: Any, count: int, name: str, where: str) -> list[float]:
+    if not isinstance(scores, list) or len(scores) != count:
+        raise ValueError(
+            f"{where}: {name}={str(scores)[:60]} must be a list with a number for each of {count} answers."
+        )
+    return [-_number(score, name, where) for score in scores]
 
 
 def _labelled(record: Record) -> Answers:
     text = record.values.get("completion", record.values.get("response"))
     label = record.values["label"]
-    if not isinstance(label, bool) and label not in (0, 1):
+    if label not in (0, 1):
         raise ValueError(f"{record.where}: label={label!r} must be true (wanted) or false (unwanted).")
-    return Answers(
-        _prompt(record), [_answer_text(text, record.where)], [0.0], record.where, labels=[1 if label else -1],
-        row=record.values,
-    )  # fmt: skip
-
-
-def _prompt(record: Record) -> list[Message]:
-    values = record.values
-    for name in ("messages", "conversations"):
-        if isinstance(values.get(name), list):
-            keys = {"role_key": "from", "content_key": "value"} if name == "conversations" else {}
-            return clean_messages(values[name], record.where, **keys)
-    found = _first(values, _PROMPTS)
-    if found is None:
-        raise ValueError(f"{record.where}: no prompt. Give one of {', '.join(_PROMPTS)}, or messages.")
-    if isinstance(values[found], list):
-        return clean_messages(values[found], record.where)
-    extra = str(values.get("input") or "")
-    return [{"role": "user", "content": f"{values[found]}\n\n{extra}" if extra.strip() else str(values[found])}]
+    texts = [_answer_text(text, record.where)]
+    return Answers(read_prompt(record), texts, [0.0], record.where, labels=[1 if label else -1], row=record.values)
 
 
 def _answer_text(answer: Any, where: str) -> str:
+    if isinstance(answer, list) and len(answer) == 1:
+        answer = answer[0]
     if isinstance(answer, dict):
         name = _first(answer, ("text", "content", "value", "answer", "response"))
         answer = None if name is None else answer[name]
@@ -181,27 +188,45 @@ def _answer_text(answer: Any, where: str) -> str:
     return answer
 
 
-def _is_transcript_pair(texts: Any) -> bool:
+def _number(value: Any, name: str, where: str) -> float:
+    if isinstance(value, str) or not isinstance(value, SupportsFloat) or not isfinite(value):
+        raise ValueError(f"{where}: {name}={value!r} is not a finite number.")
+    return float(value)
+
+
+def _are_transcripts(texts: Any) -> bool:
     return (
         isinstance(texts, list)
         and len(texts) == 2
-        and all(isinstance(text, str) and len(_TURN.findall(text)) >= 2 for text in texts)
+        and all(isinstance(text, str) and len(_TURN.findall(text.strip())) >= 2 for text in texts)
     )
 
 
-def _transcript(text: str, where: str) -> tuple[list[Message], str]:
-    parts = _TURN.split(text)[1:]  # role, content, role, content ...
-    roles = ["user" if role == "Human" else "assistant" for role in parts[::2]]
-    messages: list[Message] = [
-        {"role": role, "content": content.strip()} for role, content in zip(roles, parts[1::2], strict=True)
+def _transcript(text: str, where: str) -> list[Message]:
+    """The turns of a transcript; an empty one before the last was never said."""
+    before, *parts = _TURN.split(text.strip())  # role, content, role, content ...
+    if before:
+        raise ValueError(f"{where}: the transcript begins with {before[:40]!r} and not with a turn.")
+    messages = [
+        {"role": "user" if role == "Human" else "assistant", "content": content.strip()}
+        for role, content in zip(parts[::2], parts[1::2], strict=True)
     ]
-    if messages[-1]["role"] != "assistant":
-        raise ValueError(f"{where}: the transcript does not end with the assistant.")
-    return [message for message in messages[:-1] if message["content"]], messages[-1]["content"]
+    return [*filter(lambda message: message["content"], messages[:-1]), messages[-1]]
+
+
+def _last_turns(conversations: list[list[Message]], where: str) -> tuple[list[Message], list[str]]:
+    """What two conversations share, and the answer that ends each."""
+    for messages in conversations:
+        if not messages or messages[-1]["role"] != "assistant":
+            raise ValueError(f"{where}: a conversation does not end with the assistant.")
+    prompt, other = (messages[:-1] for messages in conversations)
+    if prompt != other:
+        raise ValueError(f"{where}: the conversations differ before their last turn: they answer different prompts.")
+    return prompt, [messages[-1]["content"] for messages in conversations]
 
 
 def _first(values: dict[str, Any], names: tuple[str, ...]) -> str | None:
-    return next((name for name in names if name in values), None)
+    return next((name for name in names if values.get(name) is not None), None)
 
 
 @dataclass(frozen=True)
@@ -236,14 +261,21 @@ def tokenize_answers(
         template: Renders them.
         tokenizer: Encodes them.
         is_demonstration: Whether it is a reference demonstration.
+
+    Raises:
+        ValueError: The template cannot render them, or a prompt with an answer does not begin with the prompt.
     """
-    prompt = template.render_prompt(answers.prompt, tokenizer)
     context = [message | {"train": False} for message in answers.prompt]
-    rows = []
+    prompt, rows = template.render_prompt(answers.prompt, tokenizer), []
     for text in answers.texts:
-        rendered = template.render([*context, {"role": "assistant", "content": text}], tokenizer)
+        rendered = template.render([*context, {"role": "assistant", "content": text, "train": True}], tokenizer)
         end = max(place for place, is_trained in enumerate(rendered.is_trained) if is_trained)
         rows.append(rendered.input_ids[: end + 1])
+    if any(row[: len(prompt)] != prompt for row in rows):
+        raise ValueError(
+            f"{answers.where}: the chat template writes the prompt differently when an answer follows, so that answers "
+            "would be scored after another prompt than they are sampled from. Mend the template's generation prompt."
+        )
     return TokenizedAnswers(answers, rows, len(prompt), is_demonstration)
 
 
@@ -266,7 +298,7 @@ def collate_answers(items: Sequence[TokenizedAnswers]) -> PreferenceBatch:
         pairs = item.answers.pairs()
         better += [first + i for i, _ in pairs]
         worse += [first + j for _, j in pairs]
-        weights += [1.0 / len(pairs)] * len(pairs)
+        weights += [1.0 / len(pairs) for _ in pairs]
         margins += [item.answers.margin] * len(pairs)
         first += len(item.input_ids)
     desirability = [value for item in items for value in item.answers.desirability()]

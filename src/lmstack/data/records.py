@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from glob import glob
 from pathlib import Path
@@ -22,20 +24,29 @@ class Record(NamedTuple):
     where: str
 
 
-def read_records(paths: str | Sequence[str]) -> list[Record]:
+def read_records(paths: str | Sequence[str], left_out: Counter[str] | None = None) -> list[Record]:
     """All records of some files, in the order of their names and rows.
 
-    A `.json` file holds a list of objects; so may a `.jsonl`, which is then read as what it is.
+    A file of text holds one object a line, or a list of objects, whatever its name says.
 
     Args:
         paths: Files, folders or globs.
+        left_out: Counts rows that are not objects, by reason; None raises at the first.
 
     Raises:
         ValueError: A path leads to nothing, a file has another format, or a row is not an object; file and line are
             named.
     """
-    records = [record for file in _files(paths) for record in _read(file)]
-    if not records:
+    records = []
+    for file in _files(paths):
+        for values, where in _rows(file):
+            try:
+                records.append(Record(_object(values), where))
+            except ValueError as error:
+                if left_out is None:
+                    raise ValueError(f"{where}: {error} Mend the row, or set data.on_bad_row=drop.") from error
+                left_out[str(error).partition(" (")[0].rstrip(".")] += 1
+    if not records and not left_out:
         raise ValueError(f"{paths}: no records. Name files that hold at least one.")
     return records
 
@@ -57,45 +68,57 @@ def _files(paths: str | Sequence[str]) -> list[Path]:
     return files
 
 
-def _read(file: Path) -> Iterator[Record]:
+def _rows(file: Path) -> Iterator[tuple[Any, str]]:
+    """Each row, or why it is none, and where it stands."""
     if file.suffix == ".parquet":
-        yield from _read_parquet(file)
+        for number, values in enumerate(_parquet(file), start=1):
+            yield values, f"{file}, row {number}"
         return
     try:
         content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
         text = content.decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise ValueError(f"{file}: cannot be read as UTF-8 text ({error}).") from error
     if text.lstrip()[:1] == "[":
-        yield from _read_list(file, text)
+        for number, values in enumerate(_list(file, text), start=1):
+            yield values, f"{file}, item {number}"
         return
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
-            yield _record(_parse(line, f"{file}, line {number}"), f"{file}, line {number}")
+            yield _parsed(line), f"{file}, line {number}"
 
 
-def _read_list(file: Path, text: str) -> Iterator[Record]:
-    for number, values in enumerate(_parse(text, str(file)), start=1):
-        yield _record(values, f"{file}, item {number}")
-
-
-def _read_parquet(file: Path) -> Iterator[Record]:
+def _parsed(line: str) -> Any:
     try:
-        from pyarrow import parquet
-    except ModuleNotFoundError:
-        raise ValueError(f'{file}: reading Parquet needs pyarrow: pip install "lmstack[parquet]".') from None
-    for number, values in enumerate(parquet.read_table(file).to_pylist(), start=1):
-        yield _record(values, f"{file}, row {number}")
-
-
-def _parse(text: str, where: str) -> Any:
-    try:
-        return json.loads(text)
+        return json.loads(line)
     except ValueError as error:
-        raise ValueError(f"{where}: not JSON ({error}).") from error
+        return error
 
 
-def _record(values: Any, where: str) -> Record:
+def _list(file: Path, text: str) -> list[Any]:
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{file}: begins with [ and is no JSON list ({error}). Mend the file.") from error
+    assert isinstance(values, list)
+    return values
+
+
+def _parquet(file: Path) -> list[Any]:
+    try:
+        from pyarrow import ArrowException, parquet
+    except ModuleNotFoundError:
+        raise ValueError(f'{file}: reading Parquet needs pyarrow: pip install "lmstack[prep]".') from None
+    try:
+        rows: list[Any] = parquet.read_table(file).to_pylist()
+    except (OSError, ArrowException) as error:
+        raise ValueError(f"{file}: cannot be read as Parquet ({error}).") from error
+    return rows
+
+
+def _object(values: Any) -> dict[str, Any]:
+    if isinstance(values, ValueError):
+        raise ValueError(f"not JSON ({values}); a file holds an object a line, or a list of objects.") from values
     if not isinstance(values, dict):
-        raise ValueError(f"{where}: expected an object with fields, got {type(values).__name__}.")
-    return Record(values, where)
+        raise ValueError(f"expected an object with fields, got {type(values).__name__}.")
+    return values

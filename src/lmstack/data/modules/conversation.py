@@ -2,17 +2,21 @@
 
 import hashlib
 from collections.abc import Sequence
+from itertools import groupby
+from operator import itemgetter
 
 import numpy as np
 
 from lmstack.data.batch import TokenBatch
-from lmstack.data.chat_data import OnBadRow, refuse_overlap, split_by_prompt, usable
+from lmstack.data.chat_data import OnBadRow, leave_out, read_rows, refuse_overlap, split_by_prompt
 from lmstack.data.conversations import Conversation, Schema, detect_schema, read_conversation
 from lmstack.data.item_loader import Share
 from lmstack.data.modules.items import ItemData
-from lmstack.data.records import read_records
+from lmstack.data.records import Record
 from lmstack.data.sequences import TokenSequence, Truncation, best_fit, collate_rows, truncate
-from lmstack.tokenization.chat_template import encode_pieces
+from lmstack.tokenization.chat_template import ROLES, encode_pieces
+
+_NO_TARGETS = "nothing to learn in it, or nothing left after it was cut"
 
 
 class ConversationData(ItemData):
@@ -26,7 +30,7 @@ class ConversationData(ItemData):
         global_batch_size: Rows of an optimizer step, over all ranks.
         chat_template: `chatml`, `llama3`, `plain`, or a file with a Jinja template; null takes the tokenizer's own.
         add_special_tokens: Give the tokenizer the special tokens that the template needs.
-        schema: Layout of the rows; null looks at the first row of each file.
+        schema: Layout of the rows; null looks at the first row of each file whose layout is known.
         train_on: Roles whose messages are learnt; a message's own `train` or `weight` goes first.
         packing: Several conversations share a row, each seeing itself only. Otherwise each has a row of its own, and
             rows of like length come together.
@@ -70,12 +74,15 @@ class ConversationData(ItemData):
         self.path = path
         self.sequence_length = sequence_length
         self.schema = schema
-        self.train_on = tuple(train_on or ["assistant"])
+        self.train_on = tuple(["assistant"] if train_on is None else train_on)
+        if unknown := [role for role in self.train_on if role not in ROLES]:
+            raise ValueError(f"data.train_on names {unknown[0]!r}. The roles are {', '.join(ROLES)}.")
         self.packing = packing
         self.truncation = truncation
         self.on_bad_row = on_bad_row
         self.validation_path = validation_path
         self.validation_fraction = validation_fraction
+        self._pointless: TokenSequence | None = None
         self._rows: list[list[TokenSequence]] = []
         self._held_out: list[list[TokenSequence]] = []
 
@@ -98,22 +105,34 @@ class ConversationData(ItemData):
         )
 
     def _read(self, path: str | list[str]) -> list[Conversation]:
-        records = read_records(path)
-        schema = self.schema or detect_schema(records[0])
-        if self.schema is None:
-            self.tell(f"{records[0].where.rpartition(', ')[0]}: layout {schema}")
-        return usable(records, lambda record: read_conversation(record, schema), self.on_bad_row, self.counts)
+        schemas: dict[str, Schema] = {}
+
+        def read(record: Record) -> Conversation:
+            file = record.where.rpartition(", ")[0]
+            if file not in schemas:
+                schemas[file] = self.schema or detect_schema(record)
+                self.tell(f"{file}: layout {schemas[file]}")
+            return read_conversation(record, schemas[file])
+
+        return read_rows(path, read, self.on_bad_row, self.counts)
 
     def _tokenize(self, conversations: Sequence[Conversation]) -> list[TokenSequence]:
-        pieces = [self.chat_template.pieces(c.messages, self.tokenizer, self.train_on) for c in conversations]
+        pieces, places = [], []
+        for conversation in conversations:
+            try:
+                pieces.append(self.chat_template.pieces(conversation.messages, self.tokenizer, self.train_on))
+                places.append(conversation.where)
+            except ValueError as error:
+                leave_out(error, conversation.where, self.on_bad_row, self.counts)
         sequences = []
-        for conversation, rendered in zip(conversations, encode_pieces(pieces, self.tokenizer), strict=True):
-            whole = TokenSequence(rendered.input_ids, rendered.is_trained, conversation.where)
+        for where, rendered in zip(places, encode_pieces(pieces, self.tokenizer), strict=True):
+            whole = TokenSequence(rendered.input_ids, rendered.is_trained, where)
             kept = truncate(whole, self.sequence_length, self.truncation)
             if kept is None:
                 self.counts[f"longer than sequence_length={self.sequence_length}"] += 1
             elif not kept.num_targets:
-                self.counts["nothing to learn in it, or nothing left after it was cut"] += 1
+                self.counts[_NO_TARGETS] += 1
+                self._pointless = self._pointless or whole
             else:
                 sequences.append(kept)
         return sequences
@@ -121,14 +140,20 @@ class ConversationData(ItemData):
     def _refuse_pointless_masks(self, sequences: Sequence[TokenSequence]) -> None:
         if not sequences:
             reason = "; ".join(f"{count} x {text}" for text, count in self.counts.most_common()) or "there are no rows"
+            if self._pointless is not None:
+                reason += f". The first, {self._pointless.where}: {self._shown(self._pointless)}"
             raise ValueError(f"{self.path}: no conversation is left to train on ({reason}).")
         if all(all(s.is_trained[1:]) for s in sequences):
-            text = self.tokenizer.decode(sequences[0].input_ids)
             raise ValueError(
                 f"{sequences[0].where}: every token of every conversation would be learnt, prompts too: the loss mask "
-                f"masks nothing. The first one is {text[:200]!r}. Set data.train_on to the roles to learn (now "
-                f"{list(self.train_on)}), or use the pretraining stage."
+                f"masks nothing. The first one is {self._shown(sequences[0])}. Set data.train_on to the roles to "
+                f"learn (now {list(self.train_on)}), or use the pretraining stage."
             )
+
+    def _shown(self, sequence: TokenSequence) -> str:
+        stretches = groupby(zip(sequence.input_ids, sequence.is_trained, strict=True), key=itemgetter(1))
+        texts = [(self.tokenizer.decode([token for token, _ in group]), trained) for trained, group in stretches]
+        return repr("".join(f"⟦{text}⟧" if trained else text for text, trained in texts)[:300]) + " (⟦learnt⟧)"
 
     def _in_rows(self, sequences: list[TokenSequence]) -> list[list[TokenSequence]]:
         if not self.packing:

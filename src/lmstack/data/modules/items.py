@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from lightning.pytorch import LightningDataModule
@@ -14,6 +14,8 @@ from lmstack.data.chat_data import load_tokenizer
 from lmstack.data.item_loader import EpochPlan, HeldOut, ItemSteps, Share
 from lmstack.data.step_loader import Rank, StepLoader, ValidationLoader
 from lmstack.tokenization import ChatTemplate, Tokenizer
+
+_SHOWN_REASONS = 8
 
 
 class ItemData(LightningDataModule, ABC):
@@ -29,6 +31,8 @@ class ItemData(LightningDataModule, ABC):
         seed: Another seed is another order.
     """
 
+    batch_size_name: ClassVar[str] = "global_batch_size"
+
     def __init__(
         self,
         tokenizer: str,
@@ -41,11 +45,17 @@ class ItemData(LightningDataModule, ABC):
         seed: int,
     ) -> None:
         super().__init__()
+        if micro_batch_size < 1 or global_batch_size < 1:
+            raise ValueError(
+                f"data.micro_batch_size={micro_batch_size}, data.{self.batch_size_name}={global_batch_size}: "
+                "must be 1 or more."
+            )
         self.tokenizer_path = tokenizer
         self.template_name = chat_template
         self.add_special_tokens = add_special_tokens
         self.global_batch_size = global_batch_size
         self.micro_batch_size = micro_batch_size
+        self.validation_batch_size: int | None = micro_batch_size
         self.num_epochs = num_epochs
         self.seed = seed
         self.counts: Counter[str] = Counter()
@@ -92,8 +102,11 @@ class ItemData(LightningDataModule, ABC):
                 self.tokenizer_path, self.template_name, add_special_tokens=self.add_special_tokens
             )
             self._load()
-            for reason, count in self.counts.most_common():
+            reasons = self.counts.most_common()
+            for reason, count in reasons[:_SHOWN_REASONS]:
                 self.tell(f"{count:,} rows left out: {reason}")
+            if rest := sum(count for _, count in reasons[_SHOWN_REASONS:]):
+                self.tell(f"{rest:,} rows left out for other reasons")
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -136,17 +149,18 @@ class ItemData(LightningDataModule, ABC):
         unit = self.micro_batch_size * rank.world_size
         if self.global_batch_size % unit:
             raise ValueError(
-                f"data.global_batch_size={self.global_batch_size} is not a multiple of "
+                f"data.{self.batch_size_name}={self.global_batch_size} is not a multiple of "
                 f"micro_batch_size={self.micro_batch_size} x {rank.world_size} ranks. Use "
-                f"{max(1, round(self.global_batch_size / unit)) * unit}, or change data.micro_batch_size."
+                f"{max(1, round(self.global_batch_size / unit)) * unit}, or change another of them."
             )
         identity = {"data": self._fingerprint(), "seed": self.seed}
         return StepLoader(ItemSteps(self.plan, rank, self._step), identity)
 
     def val_dataloader(self) -> ValidationLoader:
         """Validation batches of this rank; none when nothing is held out."""
-        rows = HeldOut(self._num_held_out(), self.micro_batch_size, self._rank(), self._held_out_batch)
-        return ValidationLoader(rows)
+        rank = self._rank()
+        size = self.validation_batch_size or max(1, self.global_batch_size // rank.world_size)
+        return ValidationLoader(HeldOut(self._num_held_out(), size, rank, self._held_out_batch))
 
     def samples_at_step(self, step: int) -> int:
         """Items consumed, over all ranks, when so many optimizer steps are done.

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from lmstack.data.batch import PreferenceBatch
-from lmstack.data.chat_data import OnBadRow, refuse_overlap, split_by_prompt, usable
+from lmstack.data.chat_data import OnBadRow, leave_out, read_rows, refuse_overlap, split_by_prompt
 from lmstack.data.conversations import detect_schema, read_conversation
 from lmstack.data.item_loader import Share
 from lmstack.data.modules.items import ItemData
 from lmstack.data.preferences import Answers, TokenizedAnswers, collate_answers, read_answers, tokenize_answers
-from lmstack.data.records import Record, read_records
+from lmstack.data.records import Record
 from lmstack.data.step_loader import Rank
 
 
@@ -77,14 +77,7 @@ class PreferenceData(ItemData):
         """This rank's share of the reference demonstrations, a row each; nothing when there are none."""
         if self.demonstrations is None:
             return
-        records = read_records(self.demonstrations)
-        schema = detect_schema(records[0])
-
-        def read(record: Record) -> Answers:
-            conversation = read_conversation(record, schema)
-            return Answers(conversation.prompt, [conversation.messages[-1]["content"]], [0.0], record.where)
-
-        answers = usable(records, read, self.on_bad_row, self.counts)
+        answers = read_rows(self.demonstrations, _read_demonstration, self.on_bad_row, self.counts)
         rank: Rank = self._rank()
         items = self._tokenize([answers[i] for i in rank.share(len(answers))], is_demonstration=True)
         size = self.micro_batch_size * 4
@@ -100,12 +93,14 @@ class PreferenceData(ItemData):
         return [[int(vote) for vote in votes] for votes in rows if isinstance(votes, list) and len(votes) > 1]
 
     def _load(self) -> None:
-        answers = usable(read_records(self.path), read_answers, self.on_bad_row, self.counts)
+        answers = read_rows(self.path, read_answers, self.on_bad_row, self.counts)
+        _refuse_mixture(answers)
         if self.validation_path is None:
             train, held_out = split_by_prompt(answers, lambda a: a.prompt_text, self.validation_fraction)
         else:
             train = answers
-            held_out = usable(read_records(self.validation_path), read_answers, self.on_bad_row, self.counts)
+            held_out = read_rows(self.validation_path, read_answers, self.on_bad_row, self.counts)
+            _refuse_mixture([*answers, *held_out])
             refuse_overlap((a.prompt_text for a in train), (a.prompt_text for a in held_out))
         self._items, self._held_out = self._tokenize(train), self._tokenize(held_out)
         if not self._items:
@@ -122,7 +117,11 @@ class PreferenceData(ItemData):
     def _tokenize(self, answers: Sequence[Answers], *, is_demonstration: bool = False) -> list[TokenizedAnswers]:
         kept = []
         for one in answers:
-            item = tokenize_answers(one, self.chat_template, self.tokenizer, is_demonstration=is_demonstration)
+            try:
+                item = tokenize_answers(one, self.chat_template, self.tokenizer, is_demonstration=is_demonstration)
+            except ValueError as error:
+                leave_out(error, one.where, self.on_bad_row, self.counts)
+                continue
             if item.longest <= self.sequence_length:
                 kept.append(item)
             elif self.too_long == "error":
@@ -154,3 +153,20 @@ class PreferenceData(ItemData):
             for row, rank in zip(item.input_ids, item.answers.ranks, strict=True):
                 digest.update(np.array([*row, -1]).tobytes() + str(rank).encode())
         return digest.hexdigest()
+
+
+def _read_demonstration(record: Record) -> Answers:
+    messages = read_conversation(record, detect_schema(record)).messages
+    if messages[-1]["role"] != "assistant":
+        raise ValueError(f"{record.where}: a demonstration must end with the assistant.")
+    return Answers(messages[:-1], [messages[-1]["content"]], [0.0], record.where)
+
+
+def _refuse_mixture(answers: Sequence[Answers]) -> None:
+    """A batch counts either prompts with pairs or single labels, so the data must have one sort."""
+    kinds = {bool(one.labels): one.where for one in answers}
+    if len(kinds) > 1:
+        raise ValueError(
+            f"{kinds[True]} labels a single answer, {kinds[False]} compares several. "
+            "Train on one sort: name its files only."
+        )

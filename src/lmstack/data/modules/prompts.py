@@ -9,11 +9,11 @@ import numpy as np
 import torch
 
 from lmstack.data.batch import PromptBatch
-from lmstack.data.chat_data import OnBadRow, refuse_overlap, split_by_prompt, usable
-from lmstack.data.conversations import Conversation, clean_messages, detect_schema, read_conversation
+from lmstack.data.chat_data import OnBadRow, leave_out, read_rows, refuse_overlap, split_by_prompt
+from lmstack.data.conversations import Conversation, read_prompt
 from lmstack.data.item_loader import Share
 from lmstack.data.modules.items import ItemData
-from lmstack.data.records import Record, read_records
+from lmstack.data.records import Record
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class PromptData(ItemData):
     """Prompts, each with its source record, in an order that depends only on the seed.
 
     Args:
-        path: JSONL, JSON or Parquet files, folders or globs: `prompt` (text or messages), `messages`, or any layout of
+        path: JSONL, JSON or Parquet files, folders or globs: `prompt` (text or messages), or any layout of
             conversations, whose last answer is left out.
         tokenizer: A tokenizer.json, its folder, or the folder of a run whose tokenizer is taken.
         max_prompt_tokens: Longest prompt, the opening of the answer included.
@@ -41,6 +41,8 @@ class PromptData(ItemData):
         num_episodes: Prompts of the run, over all ranks; null goes on until the trainer stops.
         seed: Another seed is another order.
     """
+
+    batch_size_name = "prompts_per_step"
 
     def __init__(
         self,
@@ -68,6 +70,11 @@ class PromptData(ItemData):
             num_epochs=None,
             seed=seed,
         )
+        if num_episodes is not None and num_episodes < 1:
+            raise ValueError(
+                f"data.num_episodes={num_episodes}: must be 1 or more, or null for a run of trainer.max_steps."
+            )
+        self.validation_batch_size = None  # as many as a rollout
         self.path = path
         self.max_prompt_tokens = max_prompt_tokens
         self.prompts_per_step = prompts_per_step
@@ -81,12 +88,12 @@ class PromptData(ItemData):
         self._held_out: list[_Prompt] = []
 
     def _load(self) -> None:
-        conversations = usable(read_records(self.path), _read_prompt, self.on_bad_row, self.counts)
+        conversations = read_rows(self.path, _read_prompt, self.on_bad_row, self.counts)
         if self.validation_path is None:
             train, held_out = split_by_prompt(conversations, lambda c: c.prompt_text, self.validation_fraction)
         else:
             train = conversations
-            held_out = usable(read_records(self.validation_path), _read_prompt, self.on_bad_row, self.counts)
+            held_out = read_rows(self.validation_path, _read_prompt, self.on_bad_row, self.counts)
             refuse_overlap((c.prompt_text for c in train), (c.prompt_text for c in held_out))
         self._prompts, self._held_out = self._render(train), self._render(held_out)[: self.max_validation_prompts]
         if not self._prompts:
@@ -98,7 +105,11 @@ class PromptData(ItemData):
     def _render(self, conversations: Sequence[Conversation]) -> list[_Prompt]:
         prompts = []
         for conversation in conversations:
-            ids = self.chat_template.render_prompt(conversation.messages, self.tokenizer)
+            try:
+                ids = self.chat_template.render_prompt(conversation.messages, self.tokenizer)
+            except ValueError as error:
+                leave_out(error, conversation.where, self.on_bad_row, self.counts)
+                continue
             if len(ids) <= self.max_prompt_tokens:
                 prompts.append(_Prompt(ids, {**conversation.row, "source_line": conversation.where}))
             elif self.too_long == "error":
@@ -124,7 +135,9 @@ class PromptData(ItemData):
 
     def _held_out_batch(self, items: Sequence[int]) -> PromptBatch:
         prompts = [self._held_out[i] for i in items]
-        return PromptBatch([p.ids for p in prompts], [p.row for p in prompts], torch.tensor(list(items)))
+        return PromptBatch(
+            [p.ids for p in prompts], [p.row for p in prompts], torch.tensor(list(items), dtype=torch.int64)
+        )
 
     def _fingerprint(self) -> str:
         digest = hashlib.sha256()
@@ -134,12 +147,9 @@ class PromptData(ItemData):
 
 
 def _read_prompt(record: Record) -> Conversation:
-    """The messages before the answer; a bare prompt needs no answer."""
-    prompt = record.values.get("prompt", record.values.get("question"))
-    if isinstance(prompt, str) and prompt.strip():
-        return Conversation([{"role": "user", "content": prompt}], record.where, record.values)
-    if isinstance(prompt, list):
-        return Conversation(clean_messages(prompt, record.where), record.where, record.values)
-    if prompt is not None:
-        raise ValueError(f"{record.where}: the prompt is empty or not text.")
-    return read_conversation(record, detect_schema(record), needs_answer=False)
+    """The messages before the answer; a bare prompt has none."""
+    messages = read_prompt(record)
+    before = messages[:-1] if messages[-1]["role"] == "assistant" else messages
+    if not before:
+        raise ValueError(f"{record.where}: there is no message before the answer.")
+    return Conversation(before, record.where, record.values)
