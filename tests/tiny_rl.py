@@ -129,7 +129,7 @@ def bandit_arguments(**changes: Any) -> dict[str, Any]:
 
 def bandit_ppo(seed: int = 0, **changes: Any) -> PPO:
     torch.manual_seed(seed)
-    stage = PPO(bandit_config(), **(bandit_arguments(critic=SeparateCritic()) | changes))
+    stage = PPO(transformer=bandit_config(), **(bandit_arguments(critic=SeparateCritic()) | changes))
     mask_all_but(stage.transformer, range(FIRST_ACTION, FIRST_ACTION + NUM_ACTIONS))
     return stage
 

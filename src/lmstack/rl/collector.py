@@ -12,6 +12,7 @@ from lmstack.data.batch import PromptBatch
 from lmstack.generation.engine import GenerationEngine
 from lmstack.losses.kl_estimators import estimate_kl
 from lmstack.models.transformer import Transformer
+from lmstack.nn.lora import lora_disabled
 from lmstack.rl.across_ranks import AcrossRanks
 from lmstack.rl.reward_shaping import RewardShaper
 from lmstack.rl.rewards import Sample, WeightedRewards
@@ -39,7 +40,7 @@ class Collector:
 
     Attributes:
         engine: Of the policy; its weights are read at every call, so a rollout is never stale.
-        reference: Frozen.
+        reference: Frozen; None is the policy with its adapters off.
         rewards: What a response is worth.
         shaper: What is done to that before it is learnt from.
         sampling: How responses are drawn.
@@ -50,7 +51,7 @@ class Collector:
     """
 
     engine: GenerationEngine
-    reference: Transformer
+    reference: Transformer | None
     rewards: WeightedRewards
     shaper: RewardShaper
     sampling: SamplingConfig
@@ -81,7 +82,7 @@ class Collector:
         scores = self.shaper(raw, is_finished) if learns else raw
         rollout = Rollout.of(samples, scores, self.ranks.device)
         rollout.old_log_probs = self.in_chunks(rollout, lambda part: self.log_probs(self.engine.transformer, part)[0])
-        rollout.ref_log_probs = self.in_chunks(rollout, lambda part: self.log_probs(self.reference, part)[0])
+        rollout.ref_log_probs = self.in_chunks(rollout, self.ref_log_probs)
         kl = estimate_kl(rollout.old_log_probs, rollout.ref_log_probs, "k1").sum(1).cpu()
         metrics = self._metrics(rollout, terms, raw, kl, is_finished)
         metrics["rollout/sampler_error"] = self.ranks.max(_largest_difference(rollout, sampled))
@@ -101,6 +102,17 @@ class Collector:
             temperature=self.sampling.temperature,
             chunk_size=self.loss_chunk_size,
         )
+
+    def ref_log_probs(self, rollout: Rollout) -> Float[Tensor, "B T"]:
+        """Log-probabilities of the responses' tokens under the reference.
+
+        Args:
+            rollout: Some rows of a rollout.
+        """
+        if self.reference is not None:
+            return self.log_probs(self.reference, rollout)[0]
+        with lora_disabled(self.engine.transformer):
+            return self.log_probs(self.engine.transformer, rollout)[0]
 
     def in_chunks(self, rollout: Rollout, function: Callable[[Rollout], Tensor]) -> Float[Tensor, "B T"]:
         """A function of rows, a micro-batch at a time.
@@ -157,4 +169,5 @@ def _largest_difference(rollout: Rollout, sampled: Sequence[Sequence[float]]) ->
     """How far the sampler's log-probabilities are from the scorer's."""
     scored, mask = rollout.old_log_probs.cpu(), rollout.response_mask.cpu()
     rows = zip(scored, mask, sampled, strict=True)
-    return max(float((row[kept] - torch.tensor(of_row)).abs().max()) for row, kept, of_row in rows)
+    differences = [row[kept] - torch.tensor(of_row, dtype=row.dtype) for row, kept, of_row in rows]
+    return float(torch.cat([torch.zeros(1), *differences]).abs().max())

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from lmstack.losses.kl_estimators import KLLoss, estimate_kl
 from lmstack.losses.policy_gradient import ppo_policy_loss
-from lmstack.models import Transformer, TransformerConfig
+from lmstack.models import TransformerConfig
+from lmstack.nn.lora import LoRAConfig
 from lmstack.optim.optimizers import AdamWConfig, MuonConfig
 from lmstack.optim.schedules import Schedule
 from lmstack.rl.advantages import GroupBaseline, group_advantages
@@ -18,6 +19,7 @@ from lmstack.rl.reward_shaping import RewardShaping
 from lmstack.rl.rollout import Rollout, SamplingConfig
 from lmstack.stages.policy_optimization import PolicyOptimization, Reward, UpdateConfig
 from lmstack.stages.supervised import ObjectiveSums
+from lmstack.stages.warm_start import build_transformer
 
 Aggregation = Literal["sequence_mean", "token_mean", "constant"]
 """What token losses are averaged over. `sequence_mean`: first over each response, then over responses (GRPO as
@@ -59,7 +61,6 @@ class GRPO(PolicyOptimization):
     responses differ little weigh more, and the KL coefficient is in units of that deviation.
 
     Args:
-        transformer: Shape of the policy.
         optimizer: Which optimizer, with its settings.
         schedule: How the learning rate changes from rollout to rollout.
         rewards: Reward functions by name: a reward model, an answer check, a function of yours.
@@ -68,12 +69,14 @@ class GRPO(PolicyOptimization):
         samples_per_prompt: Responses to each prompt, at least 2.
         init_from: Weights of the policy and its reference: an lmstack run or checkpoint, or a Hugging Face folder. None
             starts from random weights.
+        transformer: Shape of the policy; None takes that of `init_from`.
         baseline: What a response is compared with.
         aggregation: What token losses are averaged over.
         kl_placement: Where the KL divergence enters.
         update: How a rollout is learnt from.
         reward_shaping: What is done to scores.
         pretraining_mix: Language modelling beside the policy's objective; None for none.
+        lora: Adapters, which are then all that is trained of the policy; without them it is its own reference.
         clip_range: Of the ratio of probabilities.
         clip_range_high: Its upper side where it differs (DAPO's clip-higher); None is the same.
         skip_equal_groups: Leave out groups whose responses all have one score: they teach nothing but the KL term.
@@ -84,7 +87,6 @@ class GRPO(PolicyOptimization):
 
     def __init__(
         self,
-        transformer: TransformerConfig,
         optimizer: AdamWConfig | MuonConfig,
         schedule: Schedule,
         rewards: dict[str, Reward],
@@ -93,12 +95,14 @@ class GRPO(PolicyOptimization):
         samples_per_prompt: int,
         *,
         init_from: str | None = None,
+        transformer: TransformerConfig | None = None,
         baseline: GroupBaseline = "normalized",
         aggregation: Aggregation = "token_mean",
         kl_placement: RewardKL | LossKL = LossKL(),
         update: UpdateConfig = UpdateConfig(),  # noqa: B008
         reward_shaping: RewardShaping = RewardShaping(),  # noqa: B008
         pretraining_mix: PretrainingMix | None = None,
+        lora: LoRAConfig | None = None,
         clip_range: float = 0.2,
         clip_range_high: float | None = None,
         skip_equal_groups: bool = False,
@@ -112,7 +116,7 @@ class GRPO(PolicyOptimization):
                 "Use at least 2."
             )
         super().__init__(
-            Transformer(transformer),
+            build_transformer(transformer, init_from),
             optimizer,
             schedule,
             init_from=init_from,
@@ -123,6 +127,7 @@ class GRPO(PolicyOptimization):
             reward_shaping=reward_shaping,
             kl=kl,
             pretraining_mix=pretraining_mix,
+            lora=lora,
             loss_chunk_size=loss_chunk_size,
             activation_checkpointing=activation_checkpointing,
             compile_blocks=compile_blocks,

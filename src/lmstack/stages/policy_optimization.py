@@ -6,7 +6,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from lmstack.generation.engine import GenerationEngine
 from lmstack.losses.language_modeling import chunked_cross_entropy_sum
 from lmstack.models import Transformer
 from lmstack.models.checkpoint import load_weights_grown
+from lmstack.nn.lora import LoRAConfig, add_lora
 from lmstack.optim.durations import to_steps
 from lmstack.optim.gradient_clipping import clip_grad_norm
 from lmstack.optim.optimizers import AdamWConfig, MuonConfig, build_optimizer
@@ -36,6 +37,7 @@ from lmstack.rl.rollout import Rollout, SamplingConfig
 from lmstack.rl.verifiable import ExactAnswer, FunctionReward, LengthReward, NumericAnswer, RegexReward
 from lmstack.stages.base import LanguageModule
 from lmstack.stages.supervised import ObjectiveSums
+from lmstack.stages.warm_start import without_dropout
 
 Reward = RewardModelReward | FunctionReward | ExactAnswer | NumericAnswer | RegexReward | LengthReward
 
@@ -86,6 +88,7 @@ class PolicyOptimization(LanguageModule, ABC):
         reward_shaping: What is done to scores.
         kl: Coefficient of the KL divergence from the reference.
         pretraining_mix: Language modelling beside the policy's objective; None for none.
+        lora: Adapters, which are then all that is trained of the policy; without them it is its own reference.
         loss_chunk_size: Tokens whose logits exist at once.
         activation_checkpointing: Recompute each block's activations in the backward pass.
         compile_blocks: Run each block through `torch.compile`.
@@ -105,6 +108,7 @@ class PolicyOptimization(LanguageModule, ABC):
         reward_shaping: RewardShaping,
         kl: FixedKL | AdaptiveKL,
         pretraining_mix: PretrainingMix | None,
+        lora: LoRAConfig | None,
         loss_chunk_size: int,
         activation_checkpointing: bool,
         compile_blocks: bool,
@@ -123,9 +127,11 @@ class PolicyOptimization(LanguageModule, ABC):
         self.samples_per_prompt = samples_per_prompt
         self.update = update
         self.pretraining_mix = pretraining_mix
+        self.lora = lora
+        without_dropout(self.transformer)
         self.loss_chunk_size = loss_chunk_size
         self.kl = KLController(kl)
-        self.shaper = RewardShaper(reward_shaping, self._sum_over_ranks)
+        self.shaper = RewardShaper(reward_shaping, lambda sums: self.ranks.sum(sums))
         self.num_rollouts = 0
         self.last_samples: list[dict[str, Any]] = []
         self.validation_samples: list[dict[str, Any]] = []
@@ -173,7 +179,6 @@ class PolicyOptimization(LanguageModule, ABC):
             batch_idx: Ignored.
         """
         self._seed_step(self.num_rollouts)
-        self.transformer.eval()
         started = time.perf_counter()
         found = self.collector.collect(batch, self._sample_seed, repeats=self.samples_per_prompt)
         self.last_samples = found.table
@@ -193,7 +198,7 @@ class PolicyOptimization(LanguageModule, ABC):
         self.log("reward", metrics["reward/total"], prog_bar=True, logger=False)
         self.log("kl", metrics["kl/reference"], prog_bar=True, logger=False)
         self.log_dict(metrics)
-        if self.num_rollouts >= self._planned_rollouts():
+        if self._is_out_of_steps() or self.num_rollouts >= self.trainer.estimated_stepping_batches:
             self.trainer.should_stop = True  # so that the last rollout is followed by a validation
 
     def _learn(self, rollout: Rollout) -> dict[str, float]:
@@ -309,22 +314,25 @@ class PolicyOptimization(LanguageModule, ABC):
         """
         if self._collector is not None:
             return
-        if self.init_from is not None:
+        if self.init_from is not None:  # on resume too: the reference is made of these weights
             load_weights_grown(self.transformer, self.init_from)
-        reference = copy.deepcopy(self.transformer).requires_grad_(False).eval()
-        self._reference_digest = _digest(reference)
+        self._reference_digest = _digest(self.transformer)
+        reference = None if self.lora else copy.deepcopy(self.transformer).requires_grad_(False)
+        if self.lora is not None:
+            add_lora(self.transformer, self.lora)
+            without_dropout(self.transformer)
         data: Any = getattr(self.trainer, "datamodule", None)
         tokenizer = getattr(data, "tokenizer", None)
         self._collector = Collector(
             engine=GenerationEngine(self.transformer, tokenizer),
-            reference=reference.to(self.device),
+            reference=None if reference is None else self._placed(reference),
             rewards=self._load_rewards(tokenizer),
             shaper=self.shaper,
             sampling=self.sampling,
             stop_ids=tuple(getattr(data, "stop_ids", ())),
             micro_batch_size=self.update.micro_batch_size,
             loss_chunk_size=self.loss_chunk_size,
-            ranks=self.ranks,
+            ranks=replace(self.ranks, device=self.trainer.strategy.root_device),
         )
         if stage == "fit" and self.pretraining_mix is not None:
             self._stream = self._pretraining_stream(self.pretraining_mix, tokenizer)
@@ -385,11 +393,16 @@ class PolicyOptimization(LanguageModule, ABC):
 
     # ---- private ----------------------------------------------------------------------------------------------------
 
+    def _placed(self, reference: Transformer) -> Transformer:
+        """On the device and in the precision that the policy will have: Lightning moves it after `setup`."""
+        strategy = self.trainer.strategy
+        return strategy.precision_plugin.convert_module(reference).to(strategy.root_device)  # type: ignore[return-value]
+
     def _load_rewards(self, tokenizer: Any) -> WeightedRewards:
         functions: dict[str, RewardFunction] = {}
         for name, config in self.reward_configs.items():
             if isinstance(config, RewardModelReward):
-                functions[name] = config.load(tokenizer, self.device)
+                functions[name] = config.load(tokenizer, self.trainer.strategy.root_device)
             else:
                 functions[name] = config.load() if isinstance(config, FunctionReward) else config
         return WeightedRewards(functions, {name: config.weight for name, config in self.reward_configs.items()})
@@ -402,7 +415,7 @@ class PolicyOptimization(LanguageModule, ABC):
         """This rank's rows of each minibatch. Minibatches are drawn from all ranks' rows, so that the number of ranks
         does not change what is in them.
         """
-        counts = [int(count) for count in self.ranks.all(num_own)]
+        counts = [int(count) for count in self.ranks.all(float(num_own))]
         first, total = sum(counts[: self.global_rank]), sum(counts)
         if total < self.update.num_minibatches:
             raise ValueError(
@@ -435,7 +448,7 @@ class PolicyOptimization(LanguageModule, ABC):
 
     def _pretraining_stream(self, mix: PretrainingMix, tokenizer: Any) -> PretrainingStream:
         stream = PretrainingStream(mix, Rank(self.global_rank, self.trainer.world_size))
-        if tokenizer is not None and stream.corpus.tokenizer.fingerprint != tokenizer.fingerprint:
+        if tokenizer is not None and not tokenizer.extends(stream.corpus.tokenizer):
             raise ValueError(
                 f"pretraining_mix.path={mix.path!r} was built with another tokenizer than the policy's. Build the "
                 "corpus with the policy's tokenizer."

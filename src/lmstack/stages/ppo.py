@@ -1,7 +1,7 @@
 """Proximal policy optimisation from human feedback, with pretraining mix."""
 
 from dataclasses import dataclass
-from typing import Any, Literal, final
+from typing import Literal, final
 
 import torch
 from jaxtyping import Float
@@ -12,6 +12,7 @@ from lmstack.losses.policy_gradient import clipped_value_loss, ppo_policy_loss
 from lmstack.models import Transformer, TransformerConfig
 from lmstack.models.checkpoint import load_weights_grown
 from lmstack.models.heads import ScoreHead, ScoringTransformer, load_scorer
+from lmstack.nn.lora import LoRAConfig, is_adapter
 from lmstack.optim.optimizers import AdamWConfig, MuonConfig
 from lmstack.optim.schedules import Schedule
 from lmstack.rl.advantages import generalized_advantages, whiten
@@ -21,6 +22,7 @@ from lmstack.rl.reward_shaping import RewardShaping
 from lmstack.rl.rollout import Rollout, SamplingConfig, state_values, token_rewards
 from lmstack.stages.policy_optimization import PolicyOptimization, Reward, UpdateConfig
 from lmstack.stages.supervised import ObjectiveSums
+from lmstack.stages.warm_start import build_transformer, freeze_head, without_dropout
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class SeparateCritic:
     Attributes:
         init_from: Run of stage `reward_model` that it starts from (arXiv:2203.02155, section 3.5); None starts from the
             policy's weights and a new head.
-        transformer: Shape of its trunk; None is the policy's.
+        transformer: Shape of its trunk; None takes that of `init_from`, or the policy's.
     """
 
     init_from: str | None = None
@@ -54,7 +56,6 @@ class PPO(PolicyOptimization):
     (k1), whose score-function gradient is that of the KL divergence.
 
     Args:
-        transformer: Shape of the policy.
         optimizer: Which optimizer, with its settings; one for policy and critic.
         schedule: How the learning rate changes from rollout to rollout.
         rewards: Reward functions by name: a reward model, an answer check, a function of yours.
@@ -63,9 +64,11 @@ class PPO(PolicyOptimization):
         critic: Where values come from.
         init_from: Weights of the policy and its reference: an lmstack run or checkpoint, or a Hugging Face folder. None
             starts from random weights.
+        transformer: Shape of the policy; None takes that of `init_from`.
         update: How a rollout is learnt from.
         reward_shaping: What is done to scores.
         pretraining_mix: Language modelling beside the policy's objective (PPO-ptx); None for none.
+        lora: Adapters, which are then all that is trained of the policy; without them it is its own reference.
         samples_per_prompt: Responses to each prompt.
         gamma: Discount.
         gae_lambda: Of generalised advantage estimation.
@@ -81,7 +84,6 @@ class PPO(PolicyOptimization):
 
     def __init__(
         self,
-        transformer: TransformerConfig,
         optimizer: AdamWConfig | MuonConfig,
         schedule: Schedule,
         rewards: dict[str, Reward],
@@ -90,9 +92,11 @@ class PPO(PolicyOptimization):
         critic: SeparateCritic | SharedCritic,
         *,
         init_from: str | None = None,
+        transformer: TransformerConfig | None = None,
         update: UpdateConfig = UpdateConfig(),  # noqa: B008
         reward_shaping: RewardShaping = RewardShaping(),  # noqa: B008
         pretraining_mix: PretrainingMix | None = None,
+        lora: LoRAConfig | None = None,
         samples_per_prompt: int = 1,
         gamma: float = 1.0,
         gae_lambda: float = 0.95,
@@ -106,7 +110,7 @@ class PPO(PolicyOptimization):
         compile_blocks: bool = False,
     ) -> None:
         super().__init__(
-            Transformer(transformer),
+            build_transformer(transformer, init_from),
             optimizer,
             schedule,
             init_from=init_from,
@@ -117,6 +121,7 @@ class PPO(PolicyOptimization):
             reward_shaping=reward_shaping,
             kl=kl,
             pretraining_mix=pretraining_mix,
+            lora=lora,
             loss_chunk_size=loss_chunk_size,
             activation_checkpointing=activation_checkpointing,
             compile_blocks=compile_blocks,
@@ -131,12 +136,13 @@ class PPO(PolicyOptimization):
         self.critic_warmup_rollouts = critic_warmup_rollouts
         if isinstance(critic, SharedCritic):
             self.critic: ScoringTransformer | None = None
-            self.value_head = ScoreHead(transformer.dim)
+            self.value_head = ScoreHead(self.transformer.config.dim)
             self.value_head.weight.data.zero_()
         else:
-            self.critic = ScoringTransformer(Transformer(critic.transformer or transformer))
+            self.critic = ScoringTransformer(self._critic_trunk(critic))
             self.critic.transformer.activation_checkpointing = activation_checkpointing
-            _freeze_output_head(self.critic.transformer)
+            freeze_head(self.critic.transformer)
+            without_dropout(self.critic.transformer)
 
     def prepare(self, rollout: Rollout) -> tuple[Rollout, dict[str, float]]:
         """Values, per-token rewards, advantages and returns.
@@ -203,9 +209,10 @@ class PPO(PolicyOptimization):
         Args:
             stage: `fit`, `validate`, `test` or `predict`.
         """
-        is_first = self._collector is None
+        if self._collector is not None:
+            return
         super().setup(stage)
-        if self.critic is None or not is_first:
+        if self.critic is None:
             return
         assert isinstance(self.critic_config, SeparateCritic)
         if self.critic_config.init_from is not None:
@@ -213,12 +220,17 @@ class PPO(PolicyOptimization):
             load_weights_grown(self.critic.transformer, scorer.transformer.state_dict())
             self.critic.score_head.load_state_dict(scorer.score_head.state_dict())
         else:
-            self.critic.transformer.load_state_dict(self.transformer.state_dict())
+            without_adapters = {k: v for k, v in self.transformer.state_dict().items() if not is_adapter(k)}
+            load_weights_grown(self.critic.transformer, self.init_from or without_adapters)
             self.critic.score_head.weight.data.zero_()  # values start at 0, not at noise
+
+    def _critic_trunk(self, critic: SeparateCritic) -> Transformer:
+        if critic.transformer is None and critic.init_from is None:
+            return Transformer(self.transformer.config)
+        return build_transformer(critic.transformer, critic.init_from)
 
     def _values(self, rollout: Rollout) -> Float[Tensor, "B T"]:
         if self.critic is not None:
-            self.critic.eval()
             return state_values(self.critic, rollout.input_ids, rollout.labels)
         return self._head_values(self.transformer(rollout.input_ids), rollout)
 
@@ -248,11 +260,3 @@ class PPO(PolicyOptimization):
         unexplained, variance = squared_error - error**2, square - mean**2
         explained = 1.0 - unexplained / variance if variance > 1e-12 else 0.0
         return {"value/mean": value, "value/returns": mean, "value/explained_variance": explained}
-
-
-def _freeze_output_head(transformer: Any) -> None:
-    """A critic has no use for an output head of its own; without gradient it would upset a data-parallel strategy."""
-    if not transformer.config.tied_embeddings:
-        transformer.head.weight.requires_grad_(False)
-    if transformer.head_bias is not None:
-        transformer.head_bias.requires_grad_(False)
