@@ -59,7 +59,7 @@ class ConversationData(ItemData):
         on_bad_row: OnBadRow = "error",
         validation_path: str | list[str] | None = None,
         validation_fraction: float = 0.05,
-        num_epochs: float | None = 1,
+        num_epochs: float | None = 1.0,
         seed: int = 0,
     ) -> None:
         super().__init__(

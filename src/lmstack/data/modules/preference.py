@@ -51,7 +51,7 @@ class PreferenceData(ItemData):
         demonstrations: str | list[str] | None = None,
         validation_path: str | list[str] | None = None,
         validation_fraction: float = 0.1,
-        num_epochs: float | None = 1,
+        num_epochs: float | None = 1.0,
         seed: int = 0,
     ) -> None:
         super().__init__(
