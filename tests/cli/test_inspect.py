@@ -9,6 +9,7 @@ from lmstack.cli.main import main
 from lmstack.data.modules.pretraining import PretrainingData
 from lmstack.prep.build import build_corpus
 from lmstack.tokenization import byte_tokenizer
+from tiny_chats import chats, comparisons, rows_file, saved_tokenizer
 
 CONFIG = """\
 stage: causal_lm
@@ -106,3 +107,34 @@ def test_mistakes_are_said_in_a_line(
 def test_help_says_how(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", "--help"]) == 0
     assert "batch=0" in capsys.readouterr().out
+
+
+POST_TRAINING = {
+    "sft": ("chats", "sequence_length: 96, micro_batch_size: 2, global_batch_size: 2"),
+    "dpo": ("comparisons", "sequence_length: 96, micro_batch_size: 2, global_batch_size: 2"),
+    "grpo": ("chats", "max_prompt_tokens: 64, prompts_per_step: 3, num_episodes: 30"),
+}
+
+
+@pytest.mark.parametrize("stage", POST_TRAINING)
+def test_it_shows_conversations_comparisons_and_prompts(
+    tmp_path: Path, stage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows, shape = POST_TRAINING[stage]
+    path = rows_file(tmp_path / "rows.jsonl", chats(20) if rows == "chats" else comparisons(20))
+    file = tmp_path / "study.yaml"
+    file.write_text(
+        f"stage: {stage}\ndata: {{path: {path}, tokenizer: {saved_tokenizer(tmp_path)}, chat_template: chatml, "
+        f"add_special_tokens: true, {shape}}}\n"
+    )
+    assert main(["inspect", "--config", str(file), "batch=1", "rows=2"]) == 0
+    out = capsys.readouterr().out
+    if stage == "sft":
+        assert re.search(r"<\|im_start\|>user\nquestion \d+ .*<\|im_end\|>\n<\|im_start\|>assistant\n⟦answer \d", out)
+    elif stage == "dpo":
+        assert re.search(r"supervised, prompt 0: better than \d and worse than \d of its answers, (un)?wanted", out)
+        assert re.search(r"⟦(good|fair|bad) \d+\.*<\|im_end\|>⟧", out)
+    else:
+        assert "step 1: 3 prompts" in out
+        assert re.search(r"prompt 0: \d+ tokens, .*rows\.jsonl, line \d+\n<\|im_start\|>user\nquestion", out)
+        assert re.search(r"its row: {'prompt': 'question \d+", out)

@@ -8,7 +8,8 @@ from lmstack.cli.failures import ConfigError
 HELP = """\
 usage: lmstack inspect --config conf/<name>.yaml [key=value ...] [batch=0] [rows=2]
 
-Shows the batch of an optimizer step, decoded: documents with their ids and positions, ⟦supervised⟧ tokens, counts.
+Shows the batch of an optimizer step, decoded: documents with their ids and positions, ⟦supervised⟧ tokens, counts;
+for preferences which answer is better, for reinforcement learning the prompts.
 
   batch=0   which optimizer step, counted from 0 (as one process would see it)
   rows=2    how many of its rows
@@ -77,15 +78,25 @@ def show_step(data: Any, step: int, num_rows: int) -> None:
     """
     from rich.console import Console
 
-    from lmstack.data.rendering import LEGEND, count_rows, render_row
+    from lmstack.data.batch import PromptBatch
 
     loader = data.train_dataloader()
     if step >= len(loader):
         raise ValueError(f"batch={step}: the run has {len(loader)} optimizer steps. Use 0 to {len(loader) - 1}.")
     loader.load_state_dict({**loader.state_dict(), "samples_seen": data.samples_at_step(step)})
-    batches = next(iter(loader))
-    rows = [(batch, row, counts) for batch in batches for row, counts in enumerate(count_rows(batch))]
+    taken = next(iter(loader))
     console = Console(highlight=False, markup=False, soft_wrap=True)
+    if isinstance(taken, PromptBatch):
+        _show_prompts(console, data, taken, step, num_rows)
+    else:
+        _show_rows(console, data, taken, step, num_rows)
+
+
+def _show_rows(console: Any, data: Any, batches: list[Any], step: int, num_rows: int) -> None:
+    from lmstack.data.batch import PreferenceBatch
+    from lmstack.data.rendering import LEGEND, count_rows, render_row
+
+    rows = [(batch, row, counts) for batch in batches for row, counts in enumerate(count_rows(batch))]
     total = {
         name: sum(getattr(counts, f"num_{name}") for _, _, counts in rows)
         for name in ("tokens", "supervised", "documents", "bytes")
@@ -95,12 +106,33 @@ def show_step(data: Any, step: int, num_rows: int) -> None:
         f"{total['supervised']:,} supervised, {total['documents']:,} documents, {total['bytes']:,} bytes\n{LEGEND}"
     )
     for number, (batch, row, counts) in enumerate(rows[:num_rows]):
+        is_answer = isinstance(batch, PreferenceBatch)
+        rest = _standing(batch, row) if is_answer else f"{counts.num_documents:,} documents, {counts.num_bytes:,} bytes"
         console.print(
-            f"\nrow {number}: {counts.num_tokens:,} tokens, {counts.num_supervised:,} supervised, "
-            f"{counts.num_documents:,} documents, {counts.num_bytes:,} bytes",
-            style="bold",
+            f"\nrow {number}: {counts.num_tokens:,} tokens, {counts.num_supervised:,} supervised, {rest}", style="bold"
         )
         console.print(render_row(batch, row, data.tokenizer), end="")
+
+
+def _standing(batch: Any, row: int) -> str:
+    """Which prompt an answer answers, and how it compares."""
+    if bool(batch.demonstration[row]):
+        return "a demonstration"
+    wins, losses = int((batch.better == row).sum()), int((batch.worse == row).sum())
+    label = {1: ", wanted", -1: ", unwanted"}.get(int(batch.desirability[row]), "")
+    return f"prompt {int(batch.group[row])}: better than {wins} and worse than {losses} of its answers{label}"
+
+
+def _show_prompts(console: Any, data: Any, batch: Any, step: int, num_rows: int) -> None:
+    from lmstack.data.rendering import visible
+
+    total = sum(map(len, batch.prompts))
+    console.print(f"step {step}: {len(batch.prompts)} prompts, {total:,} tokens")
+    for number, (ids, row) in enumerate(list(zip(batch.prompts, batch.rows, strict=True))[:num_rows]):
+        console.print(f"\nprompt {number}: {len(ids):,} tokens, {row['source_line']}", style="bold")
+        console.print(visible(data.tokenizer.decode(ids)))
+        others = {name: value for name, value in row.items() if name != "source_line"}
+        console.print(f"── its row: {visible(str(others))[:300]}", style="dim")
 
 
 def _taken(arguments: Arguments, name: str, default: int) -> int:
