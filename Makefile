@@ -9,11 +9,12 @@ HAS_CUDA := $(shell nvidia-smi >/dev/null 2>&1 && echo yes)
 TORCH_INDEX ?=
 PIP_INSTALL := $(BIN)/pip install --quiet --constraint constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: help install demo test test-all lint
+.PHONY: help install demo demo-rlhf test test-all lint
 
 help:
 	@echo "make install   virtual environment in $(VENV), pinned packages"
 	@echo "make demo      train a language model on Python's own documentation, in minutes"
+	@echo "make demo-rlhf the whole chain: pretraining, fine-tuning, reward model, PPO, and a report"
 	@echo "make test      the fast test suite"
 	@echo "make test-all  the fast and the slow tests"
 	@echo "make lint      ruff, mypy --strict, import-linter, pydoclint"
@@ -38,6 +39,9 @@ demo: install
 	$(BIN)/lmstack fit --config conf/demo.yaml ckpt_path=last
 	$(BIN)/lmstack generate checkpoint=runs/demo prompt="The following functions"
 	$(BIN)/lmstack data baselines path=data/stdlib run=runs/demo
+
+demo-rlhf: install
+	$(BIN)/lmstack pipeline --config conf/pipeline/instructgpt.yaml
 
 test: install
 	$(BIN)/python -m pytest -m "not slow and not gpu" --jaxtyping-packages=lmstack,beartype.beartype

@@ -9,6 +9,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich import box
+from rich.console import Console
 from rich.table import Table
 
 from lmstack.callbacks.sample_logger import read_samples
@@ -93,7 +94,7 @@ class RolloutLogger(L.Callback):
         if (int(metrics["rollout/number"]) - 1) % self.every_n_rollouts == 0:
             rows = pl_module.last_samples[: self.num_written]  # type: ignore[index]
             self._write(trainer, NAME, rows)  # type: ignore[arg-type]
-            trainer.print(self._table(trainer.global_step, rows[: self.num_shown]))  # type: ignore[arg-type]
+            self._show(trainer, self._table(trainer.global_step, rows[: self.num_shown]))  # type: ignore[arg-type]
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write all held-out samples.
@@ -104,6 +105,13 @@ class RolloutLogger(L.Callback):
         """
         if trainer.is_global_zero and not trainer.sanity_checking:
             self._write(trainer, HELD_OUT, pl_module.validation_samples)  # type: ignore[arg-type]
+
+    def _show(self, trainer: L.Trainer, table: Table) -> None:
+        bar = trainer.progress_bar_callback  # draws above itself; Trainer.print would write the object's name
+        if bar is not None:
+            bar.print(table)
+        else:
+            Console(highlight=False).print(table)
 
     def _write(self, trainer: L.Trainer, name: str, rows: Sequence[dict[str, Any]]) -> None:
         path, step = Path(trainer.default_root_dir) / name, trainer.global_step

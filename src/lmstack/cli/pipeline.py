@@ -87,6 +87,7 @@ def pipeline(
     """
     runner = _Runner(Path(output), stages)
     runner.check()
+    runner.folder.mkdir(parents=True, exist_ok=True)
     for number, command in enumerate(prepare or []):
         runner.run(f"prepare-{number}", shlex.split(command))
     for name in stages:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,9 @@ from jaxtyping import Float
 
 from lmstack.generation.engine import GenerationEngine
 from lmstack.generation.request import SamplingParams
-from lmstack.models.checkpoint import load_transformer
+from lmstack.models.checkpoint import load_transformer, load_weights_grown
 from lmstack.models.heads import ScoringTransformer
+from lmstack.models.transformer import Transformer
 
 BATCH_SIZE = 64
 _WORD_EDGES = ".,;:!?()[]{}'\"`"
@@ -72,13 +73,7 @@ def answer_prompts(
         temperature: Of sampling; 0 is greedy.
         seed: Another seed is another draw.
     """
-    transformer = load_transformer(model)
-    usable = tokenizer if tokenizer.vocab_size <= transformer.config.vocab_size else None
-    if usable is None:
-        raise ValueError(
-            f"{model}: the model has {transformer.config.vocab_size} tokens, the prompts' tokenizer "
-            f"{tokenizer.vocab_size}. Compare models of one tokenizer."
-        )
+    transformer = _with_vocabulary(load_transformer(model), tokenizer.vocab_size)
     engine = GenerationEngine(transformer, tokenizer)
     answers: list[Answer] = []
     for begin in range(0, len(prompts), BATCH_SIZE):
@@ -150,6 +145,15 @@ def distinct_ngrams(texts: Sequence[str], n: int) -> float:
     """
     grams = [tuple(words[i : i + n]) for words in map(_words, texts) for i in range(len(words) - n + 1)]
     return len(set(grams)) / len(grams) if grams else 0.0
+
+
+def _with_vocabulary(transformer: Transformer, vocab_size: int) -> Transformer:
+    """A base model knows no chat tokens: they get the mean of what it knows, as they do when fine-tuning starts."""
+    if transformer.config.vocab_size >= vocab_size:
+        return transformer
+    grown = Transformer(replace(transformer.config, vocab_size=vocab_size))
+    load_weights_grown(grown, transformer.state_dict())
+    return grown
 
 
 def _words(text: str) -> list[str]:

@@ -65,7 +65,9 @@ def attend(
         )
     if softcap is not None:
         return _attend_softcapped(q, k, v, pattern, scale, softcap)
-    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.requires_grad and k.shape[2] < CPU_FLASH_MIN_LEN:
+    # Not a matter of gradients: what is scored without them must be what is trained with them.
+    is_whole = q.shape[2] > 1
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and is_whole and k.shape[2] < CPU_FLASH_MIN_LEN:
         with torch.autocast("cpu", enabled=False):
             return _attend_sdpa(q.float(), k.float(), v.float(), pattern, scale).to(q.dtype)
     return _attend_sdpa(q, k, v, pattern, scale)
