@@ -10,6 +10,7 @@ import yaml
 from lmstack.cli.args import parse_arguments
 from lmstack.cli.compose import compose, compose_values
 from lmstack.cli.explain import mistakes, mistakes_in
+from lmstack.cli.failures import ConfigError
 from lmstack.cli.signatures import signature_of
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -20,6 +21,18 @@ RECIPES = [name for name in ROOTS if yaml.safe_load((CONF / name).read_text())["
 OPTIONS = sorted((group, path.stem) for group in GROUPS for path in (CONF / group).glob("*.yaml"))
 LOCAL_CORPUS = "data.path=corpus"
 SAME_DATA = ("data.sequence_length=64",)
+ANSWERING = ("ppo", "grpo")
+FINE_TUNING = ("sft", "reward_model", "dpo")
+# Options that fit some stages only: each reads its own kind of data, and some take their shape from where they start.
+STAGES_OF_DATA = {
+    "stdlib": ("causal_lm",),
+    "assistant_demonstrations": ("sft",),
+    "assistant_comparisons": ("reward_model", "dpo"),
+    "assistant_prompts": ANSWERING,
+}
+STAGES_OF_GROUP = {"model": ("causal_lm", *FINE_TUNING), "experiment": ("causal_lm",)}
+LENGTHS = {"causal_lm": (), **dict.fromkeys(FINE_TUNING, ("data.num_epochs=null",))}
+LENGTHS |= dict.fromkeys(ANSWERING, ("data.num_episodes=null",))
 
 
 @pytest.fixture(autouse=True)
@@ -43,10 +56,48 @@ def test_a_root_file_composes_and_fits_the_signatures(root: str) -> None:
     assert mistakes(composed(root)) == []
 
 
-@pytest.mark.parametrize(("group", "option"), OPTIONS, ids=lambda value: str(value))
-@pytest.mark.parametrize("root", ROOTS)
-def test_every_option_fits_every_root(root: str, group: str, option: str) -> None:
-    assert mistakes(composed(root, f"{group}={option}")) == []
+def stage_of(root: str) -> str:
+    values = yaml.safe_load((CONF / root).read_text())
+    return str(values["stage"]) if "stage" in values else stage_of(f"{values['defaults'][0]}.yaml")
+
+
+def fits(root: str, group: str, option: str) -> bool:
+    stages = STAGES_OF_DATA[option] if group == "data" else STAGES_OF_GROUP.get(group)
+    return stages is None or stage_of(root) in stages
+
+
+FITTING = [(root, group, option) for root in ROOTS for group, option in OPTIONS if fits(root, group, option)]
+# The keys of demonstrations are also keys of comparisons: there, the rows are refused when they are read.
+ALIKE = {(stage, "assistant_demonstrations") for stage in ("reward_model", "dpo")}
+MISFITS = [
+    (root, option)
+    for root in ROOTS
+    for group, option in OPTIONS
+    if group == "data" and not fits(root, group, option) and (stage_of(root), option) not in ALIKE
+]
+
+
+@pytest.mark.parametrize(("root", "group", "option"), FITTING)
+def test_every_option_fits_every_root_it_is_for(root: str, group: str, option: str) -> None:
+    """A trainer's steps are the length of the run where the data's is null."""
+    length = LENGTHS[stage_of(root)] if group == "trainer" else ()
+    assert mistakes(composed(root, f"{group}={option}", *length)) == []
+
+
+@pytest.mark.parametrize(("root", "option"), MISFITS)
+def test_data_for_another_stage_is_refused_before_anything_runs(root: str, option: str) -> None:
+    assert refusals(root, f"data={option}") != []
+
+
+def refusals(root: str, *overrides: str) -> list[str]:
+    try:
+        return mistakes(composed(root, *overrides))
+    except ConfigError as error:
+        return [str(error)]
+
+
+def test_every_option_is_for_some_root() -> None:
+    assert {(group, option) for _, group, option in FITTING} == set(OPTIONS)
 
 
 @pytest.mark.parametrize("group", ["model", "optim", "schedule"])
@@ -62,7 +113,7 @@ def test_an_option_typed_on_a_recipe_is_that_option_and_nothing_of_the_recipe_s(
 
 
 def test_every_group_is_known_here() -> None:
-    tools = {"corpus", "tokenizer", "sources"}
+    tools = {"corpus", "tokenizer", "sources", "pipeline"}
     assert {path.name for path in CONF.iterdir() if path.is_dir()} == {*GROUPS, *tools}
 
 
