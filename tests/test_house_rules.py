@@ -120,7 +120,7 @@ def test_every_config_file_is_a_root_or_can_be_chosen() -> None:
         for entry in (yaml.safe_load(path.read_text()) or {}).get("defaults", []):
             if isinstance(entry, dict):
                 chosen |= {str(key).split()[-1].strip("/").partition("@")[0] for key in entry}
-    used_by_tools = {"corpus", "tokenizer"}  # --config conf/corpus/<name>.yaml
+    used_by_tools = {"corpus", "tokenizer", "pipeline"}  # --config conf/corpus/<name>.yaml
     assert GROUPS - used_by_tools == chosen
     makefile = (ROOT / "Makefile").read_text()
     for path in CONF.rglob("*.yaml"):
