@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import ragged_rl
-from lmstack.callbacks import Checkpointing, WeightAverage
+from lmstack.callbacks import Checkpointing, LearningRateLogger, WeightAverage
 from lmstack.callbacks.metrics_csv import MetricsCsv, read_metrics
 from lmstack.data.batch import PromptBatch
 from lmstack.models.checkpoint_folder import checkpoints_in, folder_name, newest_valid_checkpoint
@@ -128,9 +128,10 @@ def test_two_runs_of_a_seed_are_equal_and_of_two_seeds_are_not(tmp_path: Path, b
 def test_global_step_counts_optimizer_steps(tmp_path: Path, build: Build) -> None:
     """Trap 43."""
     stage = build(update=update(num_epochs=3, num_minibatches=2))
-    recorder, trainer = train(stage, tmp_path, 2, logger=MetricsCsv(str(tmp_path)))
+    recorder, trainer = train(stage, tmp_path, 2, callbacks=[LearningRateLogger()], logger=MetricsCsv(str(tmp_path)))
     assert trainer.global_step == recorder.num_steps == 2 * 3 * 2
-    rows = [row for row in read_metrics(tmp_path / "metrics.csv") if row.get("rollout/number")]
+    rows = read_metrics(tmp_path / "metrics.csv")  # one a rollout, with what callbacks log in it
+    assert all(row["lr/hidden"] for row in rows)
     assert [(int(row["step"]), float(row["rollout/number"])) for row in rows] == [(6, 1.0), (12, 2.0)]
     assert [rollout["update/minibatches"] for rollout in recorder.rollouts] == [6, 6]
     assert stage.num_rollouts == 2

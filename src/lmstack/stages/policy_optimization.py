@@ -434,6 +434,7 @@ class PolicyOptimization(LanguageModule, ABC):
         self.trainer.callback_metrics.update({name: torch.tensor(value) for name, value in metrics.items()})
         for logger in self.trainer.loggers:
             logger.log_metrics(metrics, step=self.trainer.global_step)
+        self.log("step", float(self.trainer.global_step))  # what callbacks log of this rollout goes into the same row
 
     def _is_out_of_steps(self) -> bool:
         limit = self.trainer.max_steps
