@@ -3,13 +3,16 @@
 from collections.abc import Sequence
 from html import escape
 
+_LONGEST_WORD = 24
+"""Characters; what is longer is text that may be broken anywhere."""
+
 STYLE = """
 :root { color-scheme: light dark; --ink: #1a1a1a; --soft: #666; --rule: #ddd; --paper: #fff; --shade: #f6f6f4; }
 @media (prefers-color-scheme: dark) {
   :root { --ink: #e8e8e6; --soft: #9a9a98; --rule: #3a3a3a; --paper: #161616; --shade: #202020; }
 }
 body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); margin: 2rem auto;
-       max-width: 62rem; padding: 0 1rem; }
+       max-width: 70rem; padding: 0 1rem; }
 h1 { font-size: 1.6rem; margin-bottom: .2rem; } h2 { font-size: 1.15rem; margin-top: 2.4rem; }
 p.lead, figcaption, .soft { color: var(--soft); }
 .charts { display: flex; flex-wrap: wrap; gap: 1rem; } .charts svg { flex: 1 1 24rem; max-width: 31rem; }
@@ -19,8 +22,8 @@ svg .mid { text-anchor: middle; } svg .end { text-anchor: end; } svg .grid { str
 svg .rule { stroke: var(--soft); stroke-dasharray: 5 4; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-size: .92rem; }
 th, td { text-align: left; padding: .35rem .6rem; border-bottom: 1px solid var(--rule); vertical-align: top; }
-th { font-weight: 600; white-space: nowrap; } td.num, th.num { text-align: right; font-variant-numeric: tabular-nums; }
-td.text { white-space: pre-wrap; overflow-wrap: anywhere; min-width: 12rem; }
+th { font-weight: 600; } td.num, th.num { text-align: right; font-variant-numeric: tabular-nums; }
+td.text { white-space: pre-line; overflow-wrap: anywhere; min-width: 9rem; }
 """
 
 
@@ -79,6 +82,7 @@ def _cell(value: str | float | int | None) -> str:
     if value is None:
         return "<td>–</td>"
     if isinstance(value, str):
-        return f'<td class="text">{escape(value)}</td>'
+        kind = ' class="text"' if len(value) > _LONGEST_WORD else ""
+        return f"<td{kind}>{escape(value)}</td>"
     text = f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
     return f'<td class="num">{text}</td>'

@@ -41,7 +41,7 @@ def pipeline_report(title: str, lead: str, stages: Sequence[StageRun], evaluatio
     """
     sections = [("Stages", _stages(stages))]
     if evaluation is not None:
-        sections += [("Each stage against the one before", _wins(evaluation)), ("Samples", _samples(evaluation))]
+        sections.append(("Each stage against the one before", _wins(evaluation)))
     for stage in stages:
         rows = read_run(stage.folder)
         if stage.kind in ("ppo", "grpo"):
@@ -50,6 +50,8 @@ def pipeline_report(title: str, lead: str, stages: Sequence[StageRun], evaluatio
             sections.append((f"{stage.name}: learning curve", _losses(rows)))
         if stage.kind == "reward_model":
             sections.append((f"{stage.name}: how far to trust it", _reward_model(stage.folder)))
+    if evaluation is not None:
+        sections.append(("Answers to held-out prompts", _samples(evaluation)))
     return page(title, lead, sections)
 
 
