@@ -85,7 +85,7 @@ def bars(title: str, heights: Sequence[tuple[str, float]], *, y_label: str, line
             f'<rect x="{x:.1f}" y="{top:.1f}" width="{step * 0.7:.1f}" height="{base - top:.1f}" fill="{color}"/>'
         )
         parts.append(f'<text x="{middle:.1f}" y="{top - 4:.1f}" class="mid">{number_text(value)}</text>')
-        parts.append(f'<text x="{middle:.1f}" y="{HEIGHT - _BOTTOM + 16}" class="mid">{escape(name)}</text>')
+        parts.append(f'<text x="{middle:.1f}" y="{HEIGHT - _BOTTOM + 16}" class="mid small">{escape(name)}</text>')
     if line_at is not None:
         y = to_y(line_at)
         parts.append(f'<line x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}" class="rule"/>')
