@@ -44,7 +44,7 @@ demo-rlhf: install
 	$(BIN)/lmstack pipeline --config conf/pipeline/instructgpt.yaml
 
 test: install
-	$(BIN)/python -m pytest -m "not slow and not gpu" --jaxtyping-packages=lmstack,beartype.beartype
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow and not gpu" --jaxtyping-packages=lmstack,beartype.beartype
 
 test-all: install
 	$(BIN)/python -m pytest -m "not gpu" --jaxtyping-packages=lmstack,beartype.beartype

@@ -18,7 +18,8 @@ p.lead, figcaption, .soft { color: var(--soft); }
 .charts { display: flex; flex-wrap: wrap; gap: 1rem; } .charts svg { flex: 1 1 24rem; max-width: 31rem; }
 svg { font: 11px system-ui, sans-serif; } svg text { fill: var(--ink); }
 svg .title { font-weight: 600; font-size: 13px; }
-svg .mid { text-anchor: middle; } svg .small { font-size: 9px; } svg .end { text-anchor: end; } svg .grid { stroke: var(--rule); }
+svg .mid { text-anchor: middle; } svg .end { text-anchor: end; } svg .small { font-size: 9px; }
+svg .grid { stroke: var(--rule); }
 svg .rule { stroke: var(--soft); stroke-dasharray: 5 4; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-size: .92rem; }
 th, td { text-align: left; padding: .35rem .6rem; border-bottom: 1px solid var(--rule); vertical-align: top; }
