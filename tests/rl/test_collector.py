@@ -180,3 +180,13 @@ def test_metrics_are_of_all_ranks() -> None:
     found = collector(transformer(), ranks=AcrossRanks(lambda _: next(totals))).collect(halves[0], seed).metrics
     for name in set(whole) - {"rollout/sampler_error"}:
         assert found[name] == pytest.approx(whole[name], abs=1e-6), name
+
+
+def test_a_rank_without_prompts_takes_part_in_what_is_reduced() -> None:
+    nothing = PromptBatch([], [], torch.tensor([], dtype=torch.int64))
+    found = collector(transformer()).collect(nothing, seed, learns=False)
+    assert found.table == []
+    assert len(found.rollout) == 0
+    full = collector(transformer()).collect(batch(), seed, learns=False).metrics
+    assert list(found.metrics) == list(full)  # the same names in the same order on every rank
+    assert found.metrics["rollout/responses"] == 0.0

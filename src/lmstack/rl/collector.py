@@ -76,8 +76,9 @@ class Collector:
         rows = [row for row in batch.rows for _ in range(repeats)]
         seeds = [seed(number, k) for number in batch.ids.tolist() for k in range(repeats)]
         samples, sampled = generate_samples(self.engine, prompts, rows, seeds, self.sampling, self.stop_ids)
-        terms = self.rewards(samples)
-        is_finished = torch.tensor([sample.stop_reason == "stop_id" for sample in samples])
+        # A rank may have run out of held-out prompts; what is reduced over ranks must be reduced on it too.
+        terms = self.rewards(samples) if samples else {name: torch.zeros(0) for name in self.rewards.functions}
+        is_finished = torch.tensor([sample.stop_reason == "stop_id" for sample in samples], dtype=torch.bool)
         raw = self.rewards.total(terms)
         scores = self.shaper(raw, is_finished) if learns else raw
         rollout = Rollout.of(samples, scores, self.ranks.device)
@@ -122,6 +123,8 @@ class Collector:
             function: Gives a number for every slot of some rows.
         """
         out = torch.zeros_like(rollout.old_log_probs)
+        if len(rollout) == 0:
+            return out
         for rows in torch.split(torch.arange(len(rollout), device=out.device), self.micro_batch_size):
             part = rollout.select(rows)
             out[rows, : part.labels.shape[1]] = function(part).float()

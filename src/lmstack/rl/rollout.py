@@ -109,12 +109,12 @@ class Rollout:
         """Samples as tensors; what needs a model is 0.
 
         Args:
-            samples: At least one.
+            samples: Perhaps none.
             scores: One per sample.
             device: Where the tensors go.
         """
         lengths = [len(s.prompt_ids) + len(s.response_ids) for s in samples]
-        width = max(lengths)
+        width = max(lengths, default=1)
         ids = np.zeros((len(samples), width), dtype=np.int64)
         labels = np.full((len(samples), width), IGNORE_INDEX, dtype=np.int64)
         for row, sample in enumerate(samples):
@@ -125,7 +125,7 @@ class Rollout:
         return cls(
             input_ids=torch.from_numpy(ids).to(device),
             labels=torch.from_numpy(labels).to(device),
-            lengths=torch.tensor(lengths, device=device),
+            lengths=torch.tensor(lengths, dtype=torch.int64, device=device),
             scores=scores.to(device, torch.float32),
             old_log_probs=zeros,
             ref_log_probs=zeros,
@@ -144,7 +144,7 @@ def generate_samples(
     config: SamplingConfig,
     stop_ids: tuple[int, ...],
 ) -> tuple[list[Sample], list[list[float]]]:
-    """Responses to prompts, longest prompts together, and the log-probability of each sampled token.
+    """Responses to prompts, those of like length together, and the log-probability of each sampled token.
 
     Args:
         engine: Of the policy.
@@ -155,7 +155,7 @@ def generate_samples(
         stop_ids: Tokens that end a response.
     """
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    size = config.batch_size or len(prompts)
+    size = config.batch_size or max(1, len(prompts))
     samples: dict[int, Sample] = {}
     log_probs: dict[int, list[float]] = {}
     for begin in range(0, len(order), size):
