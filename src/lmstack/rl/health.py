@@ -34,7 +34,7 @@ SYMPTOMS = (
     ),
     Symptom(
         "sampler error",
-        lambda now, _: _get(now, "rollout/sampler_error") > 0.1,
+        lambda now, _: _get(now, "rollout/sampler_error") > 0.3,  # bfloat16 alone makes 0.1
         "the sampler's log-probabilities differ from the scorer's by {rollout/sampler_error:.2f} nats: responses come "
         "from another distribution than the one that is trained (low precision, or stale weights)",
     ),
