@@ -330,8 +330,8 @@ def policy_arguments(shape: Shape, folder: Path, seed: int, *, with_model: bool)
     from lmstack.rl.kl_control import FixedKL
     from lmstack.rl.reward_model import RewardModelReward
     from lmstack.rl.rollout import SamplingConfig
+    from lmstack.rl.update import UpdateConfig
     from lmstack.rl.verifiable import FunctionReward
-    from lmstack.stages.policy_optimization import UpdateConfig
 
     save_scorer(folder / "scorer", shape, seed + 1)
     by_model = with_model and not shape.is_bandit

@@ -15,8 +15,8 @@ from lmstack.optim.schedules import ConstantSchedule
 from lmstack.rl.kl_control import FixedKL
 from lmstack.rl.rewards import Sample
 from lmstack.rl.rollout import SamplingConfig
+from lmstack.rl.update import UpdateConfig
 from lmstack.rl.verifiable import FunctionReward
-from lmstack.stages.policy_optimization import UpdateConfig
 from lmstack.stages.ppo import PPO, SeparateCritic
 from tiny_run import tiny_trainer
 

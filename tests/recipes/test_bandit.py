@@ -14,9 +14,9 @@ from lmstack.optim.schedules import LinearSchedule
 from lmstack.rl.kl_control import FixedKL
 from lmstack.rl.reward_shaping import RewardShaping
 from lmstack.rl.rollout import SamplingConfig
+from lmstack.rl.update import UpdateConfig
 from lmstack.rl.verifiable import FunctionReward
 from lmstack.stages.grpo import GRPO, LossKL, RewardKL
-from lmstack.stages.policy_optimization import UpdateConfig
 from tiny_rl import (
     FIRST_ACTION,
     KL_COEF,

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import fields
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,8 @@ from lmstack.optim.schedules import LinearSchedule
 from lmstack.rl.kl_control import AdaptiveKL
 from lmstack.rl.reward_shaping import RewardShaping
 from lmstack.rl.rollout import SamplingConfig
+from lmstack.rl.update import UpdateConfig
 from lmstack.stages.grpo import RewardKL
-from lmstack.stages.policy_optimization import PolicyOptimization, UpdateConfig
 from lmstack.stages.ppo import SharedCritic
 from ragged_rl import assert_same_weights, config, grpo, ppo, prompts, train, update, weights
 from tiny_rl import PromptLoader, PromptSteps
@@ -224,29 +223,6 @@ def test_the_reference_is_what_training_starts_from(tmp_path: Path) -> None:
     assert_same_weights(reference, load_transformer(tmp_path / "base"))
     assert not torch.equal(stage.transformer.embedding.weight, reference.embedding.weight)
     assert not any(name.startswith(("_collector", "reference")) for name in stage.state_dict())
-
-
-def test_each_response_is_in_one_minibatch_of_an_epoch_for_any_number_of_ranks() -> None:
-    class FakeStage:
-        _minibatches = PolicyOptimization._minibatches
-        update = UpdateConfig(num_epochs=2, num_minibatches=3)
-        base_seed, num_rollouts = 4, 1
-
-        def __init__(self, rank: int, counts: list[int]) -> None:
-            self.global_rank = rank
-            self.ranks = type("FakeRanks", (), {"all": lambda _, own: [float(count) for count in counts]})()
-            self.num_own, self.first = counts[rank], sum(counts[:rank])
-
-        def minibatches(self) -> list[list[int]]:
-            return [sorted((rows + self.first).tolist()) for rows in self._minibatches(self.num_own)]
-
-    (whole,) = [FakeStage(0, [10]).minibatches()]
-    assert [len(rows) for rows in whole] == [4, 3, 3] * 2
-    for epoch in (whole[:3], whole[3:]):
-        assert sorted(chain(*epoch)) == list(range(10))
-    assert whole[:3] != whole[3:]
-    parts = [FakeStage(rank, [3, 0, 7]).minibatches() for rank in range(3)]
-    assert [sorted(chain(*rows)) for rows in zip(*parts, strict=True)] == whole
 
 
 def test_more_minibatches_than_responses_are_refused(tmp_path: Path) -> None:

@@ -15,9 +15,11 @@ from lmstack.optim.schedules import Schedule
 from lmstack.rl.advantages import GroupBaseline, group_advantages
 from lmstack.rl.kl_control import AdaptiveKL, FixedKL
 from lmstack.rl.pretraining_mix import PretrainingMix
+from lmstack.rl.reward_configs import Reward
 from lmstack.rl.reward_shaping import RewardShaping
 from lmstack.rl.rollout import Rollout, SamplingConfig
-from lmstack.stages.policy_optimization import PolicyOptimization, Reward, UpdateConfig
+from lmstack.rl.update import UpdateConfig
+from lmstack.stages.policy_optimization import PolicyOptimization
 from lmstack.stages.supervised import ObjectiveSums
 from lmstack.stages.warm_start import build_transformer
 

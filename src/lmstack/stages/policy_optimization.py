@@ -6,7 +6,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -30,42 +30,13 @@ from lmstack.rl.across_ranks import AcrossRanks
 from lmstack.rl.collector import Collector
 from lmstack.rl.kl_control import AdaptiveKL, FixedKL, KLController
 from lmstack.rl.pretraining_mix import PretrainingMix, PretrainingStream
-from lmstack.rl.reward_model import RewardModelReward
+from lmstack.rl.reward_configs import Reward, load_rewards
 from lmstack.rl.reward_shaping import RewardShaper, RewardShaping
-from lmstack.rl.rewards import RewardFunction, WeightedRewards
 from lmstack.rl.rollout import Rollout, SamplingConfig
-from lmstack.rl.verifiable import ExactAnswer, FunctionReward, LengthReward, NumericAnswer, RegexReward
+from lmstack.rl.update import UpdateConfig, minibatch_rows
 from lmstack.stages.base import LanguageModule
 from lmstack.stages.supervised import ObjectiveSums
 from lmstack.stages.warm_start import without_dropout
-
-Reward = RewardModelReward | FunctionReward | ExactAnswer | NumericAnswer | RegexReward | LengthReward
-
-
-@dataclass(frozen=True)
-class UpdateConfig:
-    """How a rollout is learnt from.
-
-    Attributes:
-        num_epochs: Passes over the rollout.
-        num_minibatches: Optimizer steps of a pass.
-        micro_batch_size: Responses of a forward pass on one device.
-        max_grad_norm: The gradient's global norm is clipped to this.
-        target_kl: A rollout is left as soon as KL(policy at sampling time || policy), in nats per token, exceeds this
-            on a minibatch; None goes through to the end.
-    """
-
-    num_epochs: int = 4
-    num_minibatches: int = 4
-    micro_batch_size: int = 16
-    max_grad_norm: float = 1.0
-    target_kl: float | None = None
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        for name in ("num_epochs", "num_minibatches", "micro_batch_size", "max_grad_norm"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"update.{name}={getattr(self, name)}: must be above 0.")
 
 
 class PolicyOptimization(LanguageModule, ABC):
@@ -323,7 +294,7 @@ class PolicyOptimization(LanguageModule, ABC):
         self._collector = Collector(
             engine=GenerationEngine(self.transformer, tokenizer),
             reference=None if reference is None else self._placed(reference),
-            rewards=self._load_rewards(tokenizer),
+            rewards=load_rewards(self.reward_configs, tokenizer, self.trainer.strategy.root_device),
             shaper=self.shaper,
             sampling=self.sampling,
             stop_ids=tuple(getattr(data, "stop_ids", ())),
@@ -395,35 +366,13 @@ class PolicyOptimization(LanguageModule, ABC):
         strategy = self.trainer.strategy
         return strategy.precision_plugin.convert_module(reference).to(strategy.root_device)  # type: ignore[return-value]
 
-    def _load_rewards(self, tokenizer: Any) -> WeightedRewards:
-        functions: dict[str, RewardFunction] = {}
-        for name, config in self.reward_configs.items():
-            if isinstance(config, RewardModelReward):
-                functions[name] = config.load(tokenizer, self.trainer.strategy.root_device)
-            else:
-                functions[name] = config.load() if isinstance(config, FunctionReward) else config
-        return WeightedRewards(functions, {name: config.weight for name, config in self.reward_configs.items()})
-
     def _sample_seed(self, number: int, repeat: int) -> int:
         words = np.random.SeedSequence((self.base_seed or 0, number, repeat)).generate_state(2, np.uint32)
         return int(words[0]) << 31 | int(words[1]) >> 1
 
     def _minibatches(self, num_own: int) -> Iterator[Int[Tensor, " N"]]:
-        """This rank's rows of each minibatch. Minibatches are drawn from all ranks' rows, so that the number of ranks
-        does not change what is in them.
-        """
         counts = [int(count) for count in self.ranks.all(float(num_own))]
-        first, total = sum(counts[: self.global_rank]), sum(counts)
-        if total < self.update.num_minibatches:
-            raise ValueError(
-                f"update.num_minibatches={self.update.num_minibatches} is more than the {total} responses of a "
-                "rollout. Lower it, or raise data.prompts_per_step."
-            )
-        for epoch in range(self.update.num_epochs):
-            seed = np.random.SeedSequence((self.base_seed or 0, self.num_rollouts, epoch, 7))
-            order = torch.from_numpy(np.random.default_rng(seed).permutation(total))
-            for rows in order.tensor_split(self.update.num_minibatches):
-                yield rows[(rows >= first) & (rows < first + num_own)] - first
+        return minibatch_rows(self.update, counts, self.global_rank, (self.base_seed or 0, self.num_rollouts))
 
     def _backward_context(self, *, is_last: bool) -> AbstractContextManager[Any]:
         block = getattr(self.trainer.strategy, "block_backward_sync", None)
