@@ -256,6 +256,7 @@ def preference_batches(shape: Shape, seed: int) -> list[Any]:
                 worse=even + 1,
                 pair_weight=torch.ones(len(even)),
                 margin=torch.zeros(len(even)),
+                is_tie=torch.zeros(len(even), dtype=torch.bool),
                 group=torch.arange(len(tokens)) // 2,
                 desirability=torch.tensor([1.0, -1.0]).repeat(len(even)),
                 demonstration=torch.zeros(len(tokens), dtype=torch.bool),

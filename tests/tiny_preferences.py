@@ -45,6 +45,7 @@ def preferences(rankings: Sequence[Ranking], *, width: int | None = None, margin
         worse=torch.tensor([pair[1] for pair in pairs], dtype=torch.long),
         pair_weight=torch.tensor(weights),
         margin=torch.full((len(pairs),), margin),
+        is_tie=torch.zeros(len(pairs), dtype=torch.bool),
         group=torch.tensor([g for g, (_, answers) in enumerate(rankings) for _ in answers]),
         desirability=desirability,
         demonstration=torch.zeros(len(rows), dtype=torch.bool),

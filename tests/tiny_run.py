@@ -123,3 +123,19 @@ def tiny_trainer(folder: Path, callbacks: list[L.Callback] | None = None, **argu
         "plugins": [FolderCheckpointIO()],
     }
     return L.Trainer(callbacks=callbacks, **(defaults | arguments))
+
+
+def assert_equal(a: Any, b: Any, where: str = "") -> None:
+    assert type(a) is type(b), where
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), where
+    elif isinstance(a, dict):
+        assert list(a) == list(b), where
+        for key in a:
+            assert_equal(a[key], b[key], f"{where}.{key}")
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), where
+        for i, (x, y) in enumerate(zip(a, b)):
+            assert_equal(x, y, f"{where}[{i}]")
+    elif not callable(a):
+        assert a == b, where

@@ -27,7 +27,7 @@ def test_rows_of_conversations() -> None:
 
 def test_rows_of_comparisons() -> None:
     read = [read_answers(record(**row)) for row in rows(1)]
-    best = [answers.texts[answers.pairs()[0][0]] for answers in read if not answers.labels]
+    best = [answers.texts[answers.pairs()[0].better] for answers in read if not answers.labels]
     assert best == ["Hello.", "Hello.", "best", "b", "b", "Hello.", "Hello."]
     assert read[-1].labels == [1]
     assert {answers.prompt_text for answers in read} == {"user: Hi"}

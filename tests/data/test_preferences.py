@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from lmstack.data.batch import IGNORE_INDEX, PADDING_DOCUMENT
-from lmstack.data.preferences import Answers, collate_answers, read_answers, tokenize_answers
+from lmstack.data.preference_batches import collate_answers, tokenize_answers
+from lmstack.data.preferences import Answers, Pair, PairConfig, read_answers
 from lmstack.tokenization import ChatTemplate, Tokenizer, byte_tokenizer
 from tiny_chats import record
 
@@ -22,7 +23,7 @@ def said(role: str, content: str) -> dict[str, str]:
 def ranked(**values: Any) -> list[tuple[str, str]]:
     """(better, worse) of every pair."""
     answers = read_answers(record(**values))
-    return [(answers.texts[i], answers.texts[j]) for i, j in answers.pairs()]
+    return [(answers.texts[pair.better], answers.texts[pair.worse]) for pair in answers.pairs()]
 
 
 @pytest.mark.parametrize(
@@ -59,6 +60,16 @@ def test_a_ranking_gives_every_pair_and_ties_give_none() -> None:
     tied = read_answers(record(prompt="Q?", answers=["a", "b", "c", "d"], scores=[1, 2, 1, 2]))
     assert tied.desirability() == [-1, 1, -1, 1]
     assert read_answers(record(prompt="Q?", answers=["a", "b", "c"])).desirability() == [1, 0, -1]
+
+
+def test_ties_and_margins_are_taken_from_scores_where_that_is_wanted() -> None:
+    answers = read_answers(record(prompt="Q?", answers=["a", "b", "c"], scores=[1, 4.5, 1]))
+    assert answers.pairs(PairConfig(keep_ties=True)) == [Pair(1, 0), Pair(0, 2, is_tie=True), Pair(1, 2)]
+    assert answers.pairs(PairConfig(margins_from_scores=True)) == [Pair(1, 0, 3.5), Pair(1, 2, 3.5)]
+    by_rank = read_answers(record(prompt="Q?", answers=["a", "b", "c"]))
+    assert [pair.margin for pair in by_rank.pairs(PairConfig(margins_from_scores=True))] == [1, 2, 1]
+    tied = read_answers(record(prompt="Q?", answers=["a", "b"], scores=[1, 1]), may_tie=True)
+    assert tied.pairs(PairConfig(keep_ties=True, margins_from_scores=True)) == [Pair(0, 1, 0.0, is_tie=True)]
 
 
 def test_a_transcript_is_cut_into_turns_and_its_last_answer() -> None:
@@ -159,6 +170,7 @@ def test_golden_batch_of_a_pair_a_ranking_and_a_label() -> None:
     assert batch.worse.tolist() == [1, 4, 4]
     assert batch.pair_weight.tolist() == [1.0, 0.5, 0.5]
     assert batch.margin.tolist() == [2.5, 0.0, 0.0]
+    assert batch.is_tie.tolist() == [False] * 3
     assert batch.group.tolist() == [0, 0, 1, 1, 1]
     assert batch.desirability.tolist() == [1, -1, 1, 1, -1]
     assert batch.demonstration.tolist() == [False] * 5
@@ -166,6 +178,15 @@ def test_golden_batch_of_a_pair_a_ranking_and_a_label() -> None:
     assert (batch.document_ids == PADDING_DOCUMENT).sum(1).tolist() == [1, 0, 1, 1, 1]
     assert batch.input_ids[torch.arange(5), batch.last].tolist() == [E] * 5
     assert batch.response_lengths.tolist() == [2, 3, 2, 2, 2]
+
+
+def test_kept_ties_are_pairs_of_their_own() -> None:
+    rows = [record(prompt="P", answers=["a", "b"]), record(prompt="Q", answers=["d", "e", "f"], scores=[3, 3, 1])]
+    items = [tokenize_answers(read_answers(row), ChatTemplate("plain"), byte_tokenizer()) for row in rows]
+    batch = collate_answers(items, PairConfig(keep_ties=True))
+    assert (batch.better.tolist(), batch.worse.tolist()) == ([0, 2, 2, 3], [1, 3, 4, 4])
+    assert batch.is_tie.tolist() == [False, True, False, False]
+    assert batch.pair_weight.tolist() == [1.0] + [pytest.approx(1 / 3)] * 3
 
 
 def test_the_weights_of_a_prompt_s_pairs_add_up_to_one() -> None:

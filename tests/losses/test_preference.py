@@ -17,6 +17,7 @@ from lmstack.losses.preference import (
     kto_loss,
     orpo_loss,
     simpo_loss,
+    tie_loss,
 )
 
 margins = st.floats(-20, 20)
@@ -28,6 +29,22 @@ def tensor(*values: float) -> torch.Tensor:
 
 def sigmoid(x: float) -> float:
     return 1 / (1 + math.exp(-x))
+
+
+@given(margins, margins, st.floats(0.01, 5.0))
+def test_winning_losing_and_a_tie_are_all_there_is(first: float, second: float, threshold: float) -> None:
+    """Rao and Kupper's three probabilities add up to 1."""
+    losses = [
+        bradley_terry_loss(tensor(first), tensor(second), threshold),
+        bradley_terry_loss(tensor(second), tensor(first), threshold),
+        tie_loss(tensor(first), tensor(second), threshold=threshold),
+    ]
+    assert sum(math.exp(-loss.item()) for loss in losses) == pytest.approx(1.0, abs=1e-9)
+
+
+def test_a_tie_by_hand() -> None:
+    """Equal scores, threshold 1: 1 - 2 sigmoid(-1)."""
+    assert tie_loss(tensor(2.0), tensor(2.0), threshold=1.0).item() == pytest.approx(-math.log(1 - 2 * sigmoid(-1.0)))
 
 
 @given(margins, margins, st.floats(0.01, 5.0))

@@ -99,7 +99,7 @@ def test_averaged_adapters_are_merged_where_text_is_generated(tmp_path: Path) ->
 
 @pytest.mark.slow  # a process start each: 20 s on two busy cores
 def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
-    names = [name for name in STAGES if name != "kto"]  # whose reference point is each rank's own estimate
+    names = list(STAGES)
     script = Path(__file__).parent / "gradients_of_post_training.py"
     for world_size in (1, 2):
         command = [sys.executable, script, str(world_size), tmp_path / f"{world_size}.pt", ",".join(names)]

@@ -15,7 +15,7 @@ from lmstack.callbacks.metrics_csv import read_metrics
 from lmstack.models import load_transformer
 from lmstack.models.checkpoint_folder import checkpoints_in, folder_name, newest_valid_checkpoint
 from lmstack.optim.optimizers import AdamWConfig, MuonConfig
-from tiny_run import StepData, batch_of, random_rows, tiny_config, tiny_stage, tiny_trainer
+from tiny_run import StepData, assert_equal, batch_of, random_rows, tiny_config, tiny_stage, tiny_trainer
 
 STEPS = 7
 CONFIG = tiny_config(dropout=0.2)
@@ -68,22 +68,6 @@ def run(
             for row in read_metrics(folder / "metrics.csv")
         ],
     }
-
-
-def assert_equal(a: Any, b: Any, where: str = "") -> None:
-    assert type(a) is type(b), where
-    if isinstance(a, torch.Tensor):
-        assert torch.equal(a, b), where
-    elif isinstance(a, dict):
-        assert list(a) == list(b), where
-        for key in a:
-            assert_equal(a[key], b[key], f"{where}.{key}")
-    elif isinstance(a, list | tuple):
-        assert len(a) == len(b), where
-        for i, (x, y) in enumerate(zip(a, b)):
-            assert_equal(x, y, f"{where}[{i}]")
-    elif not callable(a):
-        assert a == b, where
 
 
 @pytest.fixture(scope="module")

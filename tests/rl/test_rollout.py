@@ -9,12 +9,12 @@ from torch import Tensor
 from lmstack.data.batch import IGNORE_INDEX
 from lmstack.generation import GenerationEngine
 from lmstack.models.heads import ScoringTransformer
+from lmstack.models.likelihood import response_log_probs
 from lmstack.rl.rewards import Sample
 from lmstack.rl.rollout import (
     Rollout,
     SamplingConfig,
     generate_samples,
-    response_log_probs,
     state_values,
     token_rewards,
 )

@@ -1,5 +1,6 @@
 """Rewards that can be checked."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -93,6 +94,15 @@ def test_a_function_is_imported_by_its_path() -> None:
 def test_a_path_that_leads_nowhere_is_refused(path: str) -> None:
     with pytest.raises(ValueError, match=r"cannot import it .* Give package\.module\.function"):
         FunctionReward(path).load()
+
+
+def test_a_function_is_found_in_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("def score(samples):\n    return [7.0 for _ in samples]\n")
+    assert FunctionReward(f"{file}:score").load()([sample("x")]) == [7.0]
+    for path in (f"{file}:other", f"{tmp_path}/none.py:score"):
+        with pytest.raises(ValueError, match="cannot import it"):
+            FunctionReward(path).load()
 
 
 def test_a_path_to_something_else_is_refused() -> None:

@@ -1,6 +1,7 @@
 """Reward modelling: K-wise loss, calibration against known scores, centring, validation."""
 
 import json
+import math
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 
 from lmstack.callbacks import Checkpointing, Throughput
 from lmstack.data.batch import PreferenceBatch
+from lmstack.data.preferences import PairConfig
 from lmstack.models import load_transformer
 from lmstack.models.checkpoint_folder import newest_valid_checkpoint
 from lmstack.models.heads import load_scorer
@@ -62,6 +64,30 @@ def test_a_ranking_is_its_separate_pairs(tmp_path: Path) -> None:
     assert sums.objective.item() / 6 == pytest.approx(loss.item(), abs=1e-6)
 
 
+def test_ties_are_learnt_from_where_a_threshold_says_what_they_are() -> None:
+    stage, batch = reward_model(tie_threshold=0.5), preferences(RANKINGS)
+    batch.is_tie[0] = True
+    scores = torch.linspace(-1, 1, len(batch.lengths))
+    sums = stage._sums(batch, scores)
+    differences = (scores[batch.better] - scores[batch.worse]).tolist()
+    expected = [-math.log(1 / (1 + math.exp(0.5 - d))) for d in differences]
+    d = differences[0]
+    expected[0] = -math.log(1 - 1 / (1 + math.exp(0.5 - d)) - 1 / (1 + math.exp(0.5 + d)))
+    assert sums.objective.item() == pytest.approx(
+        sum(w * loss for w, loss in zip(batch.pair_weight.tolist(), expected, strict=True)), abs=1e-5
+    )
+
+
+@pytest.mark.parametrize(("keep_ties", "tie_threshold"), [(True, None), (False, 0.5)])
+def test_ties_in_the_data_or_in_the_model_alone_are_refused(
+    tmp_path: Path, keep_ties: bool, tie_threshold: float | None
+) -> None:
+    data = StepData([[preferences(RANKINGS)]])
+    data.pair_config = PairConfig(keep_ties)  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match="set both, to learn from ties, or neither"):
+        tiny_trainer(tmp_path).fit(reward_model(tie_threshold=tie_threshold), data)
+
+
 def test_each_answer_is_forwarded_once() -> None:
     stage, batch = reward_model(), preferences(RANKINGS)
     seen: list[int] = []
@@ -108,6 +134,7 @@ def compared(winners: torch.Tensor, losers: torch.Tensor) -> PreferenceBatch:
     batch = preferences([([p], [[10 + a] for a in range(NUM_ANSWERS)]) for p in range(NUM_PROMPTS)])
     batch.better, batch.worse = winners, losers
     batch.pair_weight = torch.full((len(winners),), NUM_PROMPTS / len(winners))
+    batch.is_tie = torch.zeros(len(winners), dtype=torch.bool)
     batch.margin = torch.zeros(len(winners))
     return batch
 

@@ -65,6 +65,7 @@ class PreferenceBatch:
         worse: The worse row of each pair.
         pair_weight: One divided by the number of pairs of its prompt.
         margin: By how much the better answer of each pair is better, in the data's own unit; 0 where it does not say.
+        is_tie: Whether the answers of a pair are ranked alike: then `better` is neither.
         group: Which prompt of the batch a row answers, counted from 0.
         desirability: 1 for a wanted answer, -1 for an unwanted one, 0 where that is not known.
         demonstration: Whether a row is a reference demonstration.
@@ -77,6 +78,7 @@ class PreferenceBatch:
     worse: Int[Tensor, " M"]
     pair_weight: Float[Tensor, " M"]
     margin: Float[Tensor, " M"]
+    is_tie: Bool[Tensor, " M"]
     group: Int[Tensor, " N"]
     desirability: Float[Tensor, " N"]
     demonstration: Bool[Tensor, " N"]

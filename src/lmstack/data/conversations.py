@@ -128,6 +128,22 @@ def read_prompt(record: Record) -> list[Message]:
     return messages
 
 
+def read_unanswered(record: Record) -> Conversation:
+    """A record as the messages before the answer; a bare prompt has none.
+
+    Args:
+        record: A prompt, or a conversation whose last answer is left out.
+
+    Raises:
+        ValueError: As `read_prompt`, or nothing comes before the answer.
+    """
+    messages = read_prompt(record)
+    before = messages[:-1] if messages[-1]["role"] == "assistant" else messages
+    if not before:
+        raise ValueError(f"{record.where}: there is no message before the answer.")
+    return Conversation(before, record.where, record.values)
+
+
 def clean_messages(messages: Any, where: str) -> list[Message]:
     """Messages under the names and roles used here.
 

@@ -1,23 +1,48 @@
-"""Answers and which of them is better: pairs, rankings, scores and single labels, to batches."""
+"""Answers and which of them is better: pairs, rankings, scores and single labels."""
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from math import isfinite
-from typing import Any, SupportsFloat
+from typing import Any, NamedTuple, SupportsFloat
 
-import torch
-
-from lmstack.data.batch import IGNORE_INDEX, PreferenceBatch
 from lmstack.data.conversations import PROMPTS, Message, clean_messages, prompt_text, read_prompt
 from lmstack.data.records import Record
-from lmstack.tokenization import ChatTemplate, Tokenizer
 
 _CHOSEN = ("chosen", "selected", "better")
 _REJECTED = ("rejected", "worse")
 _RANKED = ("answers", "responses", "completions")
 _TURN = re.compile(r"(?:^|\n\n)(?:## )?(Human|Assistant):")
+
+
+class Pair(NamedTuple):
+    """Two answers to a prompt.
+
+    Attributes:
+        better: Number of the better one; of a tie, of the first.
+        worse: Number of the other.
+        margin: By how much it is better; 0 where that is not known.
+        is_tie: Whether none is better.
+    """
+
+    better: int
+    worse: int
+    margin: float = 0.0
+    is_tie: bool = False
+
+
+@dataclass(frozen=True)
+class PairConfig:
+    """What becomes of a ranking's pairs.
+
+    Attributes:
+        keep_ties: Keep pairs of answers that are ranked alike; otherwise they are left out.
+        margins_from_scores: A pair's margin is by how much its scores, or ranks, differ; otherwise it is the field
+            `margin` of a pair.
+    """
+
+    keep_ties: bool = False
+    margins_from_scores: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,12 +72,20 @@ class Answers:
         """What identifies the prompt."""
         return prompt_text(self.prompt)
 
-    def pairs(self) -> list[tuple[int, int]]:
-        """(better, worse) of every two answers that are not tied."""
-        ordered = [
-            (i, j) if self.ranks[i] < self.ranks[j] else (j, i) for i, j in combinations(range(len(self.texts)), 2)
-        ]
-        return [(i, j) for i, j in ordered if self.ranks[i] != self.ranks[j]]
+    def pairs(self, config: PairConfig = PairConfig()) -> list[Pair]:
+        """Every two answers; those that are tied only where they are kept.
+
+        Args:
+            config: What becomes of ties, and what margins are.
+        """
+        result = []
+        for i, j in combinations(range(len(self.texts)), 2):
+            better, worse = (i, j) if self.ranks[i] <= self.ranks[j] else (j, i)
+            difference = self.ranks[worse] - self.ranks[better]
+            if difference or config.keep_ties:
+                margin = difference if config.margins_from_scores else self.margin
+                result.append(Pair(better, worse, margin if difference else 0.0, is_tie=difference == 0))
+        return result
 
     def desirability(self) -> list[int]:
         """1, -1 or 0 for each answer: as labelled, or the best and the worst."""
@@ -62,16 +95,16 @@ class Answers:
         return [(rank == best) - (rank == worst) for rank in self.ranks]
 
 
-def read_answers(record: Record) -> Answers:
+def read_answers(record: Record, *, may_tie: bool = False) -> Answers:
     """A record as a prompt and its answers.
 
     Known layouts: `chosen` and `rejected` (texts, messages, or transcripts of "Human:" and "Assistant:" turns); a list
     `answers` from best to worst, or with `scores` beside it, or of objects with `text` and `score` or `rank`; a list
-    `output` from best to worst; two transcripts in `text` and their `score`; one `completion` with a `label`. A score
-    gives the order only: a pair's margin is the field `margin` beside `chosen`.
+    `output` from best to worst; two transcripts in `text` and their `score`; one `completion` with a `label`.
 
     Args:
         record: One row.
+        may_tie: Whether all answers may be ranked alike.
 
     Raises:
         ValueError: It is none of these, ranks one answer, or holds an empty answer; file and line are named.
@@ -94,11 +127,11 @@ def read_answers(record: Record) -> Answers:
             f"{record.where}: fields {sorted(values)} are of no known layout: chosen and rejected; prompt and "
             "answers, best first; prompt, completion and label. Rename the fields."
         )
-    _check(answers)
+    _check(answers, may_tie)
     return answers
 
 
-def _check(answers: Answers) -> None:
+def _check(answers: Answers, may_tie: bool) -> None:
     if answers.prompt[-1]["role"] == "assistant":
         raise ValueError(f"{answers.where}: the prompt ends with the assistant, so there is nothing to answer.")
     for number, text in enumerate(answers.texts, start=1):
@@ -114,7 +147,7 @@ def _check(answers: Answers) -> None:
     for text, rank in zip(answers.texts, answers.ranks, strict=True):
         if by_text.setdefault(text.strip(), rank) != rank:
             raise ValueError(f"{answers.where}: the same answer is ranked above and below itself.")
-    if not answers.pairs():
+    if not answers.pairs() and not may_tie:
         raise ValueError(f"{answers.where}: all answers are tied, so none is better.")
 
 
@@ -227,90 +260,3 @@ def _last_turns(conversations: list[list[Message]], where: str) -> tuple[list[Me
 
 def _first(values: dict[str, Any], names: tuple[str, ...]) -> str | None:
     return next((name for name in names if values.get(name) is not None), None)
-
-
-@dataclass(frozen=True)
-class TokenizedAnswers:
-    """A prompt's answers in tokens, each with the prompt before it and its end after it.
-
-    Attributes:
-        answers: The same as text.
-        input_ids: Prompt and answer, for each answer.
-        prompt_length: Tokens of the prompt.
-        is_demonstration: Whether it is a reference demonstration.
-    """
-
-    answers: Answers
-    input_ids: list[list[int]]
-    prompt_length: int
-    is_demonstration: bool = False
-
-    @property
-    def longest(self) -> int:
-        """Tokens of the longest."""
-        return max(map(len, self.input_ids))
-
-
-def tokenize_answers(
-    answers: Answers, template: ChatTemplate, tokenizer: Tokenizer, *, is_demonstration: bool = False
-) -> TokenizedAnswers:
-    """Answers in tokens; a row ends with the token that ends the answer, as a sampled response does.
-
-    Args:
-        answers: As text.
-        template: Renders them.
-        tokenizer: Encodes them.
-        is_demonstration: Whether it is a reference demonstration.
-
-    Raises:
-        ValueError: The template cannot render them, or a prompt with an answer does not begin with the prompt.
-    """
-    context = [message | {"train": False} for message in answers.prompt]
-    prompt, rows = template.render_prompt(answers.prompt, tokenizer), []
-    for text in answers.texts:
-        rendered = template.render([*context, {"role": "assistant", "content": text, "train": True}], tokenizer)
-        end = max(place for place, is_trained in enumerate(rendered.is_trained) if is_trained)
-        rows.append(rendered.input_ids[: end + 1])
-    if any(row[: len(prompt)] != prompt for row in rows):
-        raise ValueError(
-            f"{answers.where}: the chat template writes the prompt differently when an answer follows, so that answers "
-            "would be scored after another prompt than they are sampled from. Mend the template's generation prompt."
-        )
-    return TokenizedAnswers(answers, rows, len(prompt), is_demonstration)
-
-
-def collate_answers(items: Sequence[TokenizedAnswers]) -> PreferenceBatch:
-    """All answers of some prompts as one batch; of no prompt, a row without tokens.
-
-    Args:
-        items: Prompts with their answers.
-    """
-    rows = [(row, item.prompt_length, group) for group, item in enumerate(items) for row in item.input_ids]
-    width = max((len(row) for row, _, _ in rows), default=1)
-    input_ids = torch.zeros(max(1, len(rows)), width, dtype=torch.int64)
-    labels = torch.full_like(input_ids, IGNORE_INDEX)
-    for number, (row, prompt_length, _) in enumerate(rows):
-        ids = torch.tensor(row)
-        input_ids[number, : len(row)] = ids
-        labels[number, prompt_length - 1 : len(row) - 1] = ids[prompt_length:]
-    better, worse, weights, margins, first = [], [], [], [], 0
-    for item in items:
-        pairs = item.answers.pairs()
-        better += [first + i for i, _ in pairs]
-        worse += [first + j for _, j in pairs]
-        weights += [1.0 / len(pairs) for _ in pairs]
-        margins += [item.answers.margin] * len(pairs)
-        first += len(item.input_ids)
-    desirability = [value for item in items for value in item.answers.desirability()]
-    return PreferenceBatch(
-        input_ids=input_ids,
-        labels=labels,
-        lengths=torch.tensor([len(row) for row, _, _ in rows] or [0]),
-        better=torch.tensor(better, dtype=torch.int64),
-        worse=torch.tensor(worse, dtype=torch.int64),
-        pair_weight=torch.tensor(weights, dtype=torch.float32),
-        margin=torch.tensor(margins, dtype=torch.float32),
-        group=torch.tensor([group for _, _, group in rows] or [0]),
-        desirability=torch.tensor(desirability or [0], dtype=torch.float32),
-        demonstration=torch.tensor([item.is_demonstration for item in items for _ in item.input_ids] or [False]),
-    )

@@ -231,4 +231,7 @@ def _finished(
             gradient = gradient.to(torch.promote_types(gradient.dtype, like.dtype)).mul_(factor)
         return gradient.to(like.dtype)
 
-    return tuple(map(finish, (gradients.hidden, gradients.weight, gradients.bias), likes))
+    weight = gradients.weight
+    if weight is None and gradients.needs_weight:  # there was no chunk
+        weight = torch.zeros_like(likes[1])
+    return tuple(map(finish, (gradients.hidden, weight, gradients.bias), likes))

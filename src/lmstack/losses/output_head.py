@@ -51,14 +51,16 @@ def compute_dtype(hidden: Float[Tensor, "N D"]) -> torch.dtype:
 
 @dataclass
 class HeadGradients:
-    """Sums of gradients over chunks; None for what does not need one.
+    """Sums of gradients over chunks; None for what does not need one, and for a weight before its first chunk.
 
     Attributes:
+        needs_weight: Whether the head matrix needs one.
         hidden: Gradient of the hidden states.
         weight: Gradient of the head matrix.
         bias: Gradient of the head bias.
     """
 
+    needs_weight: bool
     hidden: Float[Tensor, "N D"] | None = None
     weight: Float[Tensor, "V D"] | None = None
     bias: Float[Tensor, " V"] | None = None
@@ -115,11 +117,9 @@ class ChunkedHead:
         Args:
             needs: Whether hidden states, weight and bias need one.
         """
-        gradients = HeadGradients()
+        gradients = HeadGradients(needs_weight=needs[1])
         if needs[0]:
-            gradients.hidden = torch.zeros_like(self.hidden)
-        if needs[1]:
-            gradients.weight = torch.zeros_like(self.weight, dtype=self.loss_dtype)
+            gradients.hidden = torch.empty_like(self.hidden)  # every chunk writes its own rows
         if needs[2] and self.bias is not None:
             gradients.bias = torch.zeros_like(self.bias)
         return gradients
@@ -193,11 +193,21 @@ class Chunk:
             grad_hidden.masked_fill_(~self.counts[:, None], 0.0)
             if options.logit_scale != 1.0:
                 grad_hidden.mul_(options.logit_scale)
-        if gradients.weight is not None:
-            if head.is_mixed:
-                gradients.weight.add_(grad_logits.T @ self.hidden, alpha=options.logit_scale)
-            else:
-                gradients.weight.addmm_(grad_logits.T, self.hidden, alpha=options.logit_scale)
+        if gradients.needs_weight:
+            self._add_to_weight(gradients, grad_logits.T)
+
+    def _add_to_weight(self, gradients: HeadGradients, grad_logits: Float[Tensor, "V N"]) -> None:
+        """Add this chunk's share; the first is taken as it is, as on a CPU a sum that starts at 0 costs as much again."""
+        head, scale, so_far = self.head, self.head.options.logit_scale, gradients.weight
+        if so_far is None:
+            share = torch.mm(grad_logits, self.hidden, out=torch.empty_like(head.weight))
+            gradients.weight = share.to(head.loss_dtype)
+            if scale != 1.0:
+                gradients.weight.mul_(scale)
+        elif head.is_mixed:
+            so_far.add_(grad_logits @ self.hidden, alpha=scale)
+        else:
+            so_far.addmm_(grad_logits, self.hidden, alpha=scale)
 
     def _grad_logits(self, label_coef: Tensor | None, softmax_coef: Tensor | None) -> Float[Tensor, "N V"]:
         """Gradient with respect to the logits before the soft-cap, in place of the log-probabilities.

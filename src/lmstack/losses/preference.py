@@ -4,6 +4,8 @@
 tokens, or averaged where the docstring says mean. A margin is chosen minus rejected.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
@@ -27,6 +29,25 @@ def bradley_terry_loss(
         margin: By how much the better score should be larger; 0 where nothing is known.
     """
     return -F.logsigmoid(better_scores - worse_scores - margin)
+
+
+def tie_loss(
+    first_scores: Float[Tensor, " M"], second_scores: Float[Tensor, " M"], *, threshold: float
+) -> Float[Tensor, " M"]:
+    """Minus the log-probability that two answers are called equally good.
+
+    Rao & Kupper 1967, "Ties in paired-comparison experiments", eq. 4: one answer wins with
+    probability σ(difference - threshold), which is `bradley_terry_loss` with the threshold as margin, and neither with
+    what is left, σ(threshold - difference) σ(threshold + difference) (1 - exp(-2 threshold)).
+
+    Args:
+        first_scores: Scores of one answer.
+        second_scores: Scores of the other.
+        threshold: Half of the width of the scores' difference that passes for a tie, above 0.
+    """
+    difference = first_scores - second_scores
+    either = F.logsigmoid(threshold - difference) + F.logsigmoid(threshold + difference)
+    return -either - math.log(-math.expm1(-2.0 * threshold))
 
 
 def centering_penalty(better_scores: Float[Tensor, " M"], worse_scores: Float[Tensor, " M"]) -> Float[Tensor, " M"]:

@@ -11,12 +11,13 @@ from torch import Tensor
 from lmstack.data.batch import PromptBatch
 from lmstack.generation.engine import GenerationEngine
 from lmstack.losses.kl_estimators import estimate_kl
+from lmstack.models.likelihood import response_log_probs
 from lmstack.models.transformer import Transformer
 from lmstack.nn.lora import lora_disabled
 from lmstack.rl.across_ranks import AcrossRanks
 from lmstack.rl.reward_shaping import RewardShaper
 from lmstack.rl.rewards import Sample, WeightedRewards
-from lmstack.rl.rollout import Rollout, SamplingConfig, generate_samples, response_log_probs
+from lmstack.rl.rollout import Rollout, SamplingConfig, generate_samples
 
 
 @dataclass
@@ -125,8 +126,7 @@ class Collector:
         out = torch.zeros_like(rollout.old_log_probs)
         if len(rollout) == 0:
             return out
-        for rows in torch.split(torch.arange(len(rollout), device=out.device), self.micro_batch_size):
-            part = rollout.select(rows)
+        for rows, part in rollout.split(self.micro_batch_size):
             out[rows, : part.labels.shape[1]] = function(part).float()
         return out
 

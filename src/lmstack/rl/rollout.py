@@ -1,6 +1,6 @@
 """Responses of the policy with everything that is known about them: what an update learns from."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -10,10 +10,8 @@ from torch import Tensor
 
 from lmstack.generation.engine import GenerationEngine
 from lmstack.generation.request import SamplingParams
-from lmstack.losses.language_modeling import token_log_probs
 from lmstack.losses.reduction import IGNORE_INDEX
 from lmstack.models.heads import ScoringTransformer
-from lmstack.models.transformer import Transformer
 from lmstack.rl.rewards import Sample
 
 
@@ -104,6 +102,19 @@ class Rollout:
         picked = {f.name: getattr(self, f.name)[rows] for f in fields(self)}
         return Rollout(**{name: value[:, :width] if value.ndim == 2 else value for name, value in picked.items()})
 
+    def split(self, size: int) -> "Iterator[tuple[Int[Tensor, ' N'], Rollout]]":
+        """Stretches of rows, each cut to its longest, with the rows' numbers; at least one.
+
+        Args:
+            size: Most rows of a stretch.
+        """
+        numbers = torch.arange(len(self), device=self.lengths.device)
+        if len(self) <= size:
+            yield numbers, self
+            return
+        for rows in torch.split(numbers, size):
+            yield rows, self.select(rows)
+
     @classmethod
     def of(cls, samples: Sequence[Sample], scores: Float[Tensor, " B"], device: torch.device) -> "Rollout":
         """Samples as tensors; what needs a model is 0.
@@ -134,6 +145,18 @@ class Rollout:
             returns=zeros,
             row_weights=torch.ones(len(samples), dtype=torch.float32, device=device),
         )
+
+
+def sample_seed(base_seed: int, number: int, repeat: int) -> int:
+    """Seed of a response's random numbers: it depends on nothing but the run's seed and which response it is.
+
+    Args:
+        base_seed: Of the run.
+        number: Of the prompt among all of the run.
+        repeat: Which response to it.
+    """
+    words = np.random.SeedSequence((base_seed, number, repeat)).generate_state(2, np.uint32)
+    return int(words[0]) << 31 | int(words[1]) >> 1
 
 
 def generate_samples(
@@ -172,45 +195,6 @@ def generate_samples(
             )
             log_probs[i] = completion.token_log_probs
     return [samples[i] for i in range(len(prompts))], [log_probs[i] for i in range(len(prompts))]
-
-
-def response_log_probs(
-    transformer: Transformer,
-    input_ids: Int[Tensor, "B T"],
-    labels: Int[Tensor, "B T"],
-    *,
-    temperature: float,
-    chunk_size: int,
-) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T D"]]:
-    """Log-probability of every labelled token, and the hidden states they come from.
-
-    Only the positions with a label go through the output head. Rows are padded on the right, where causality keeps
-    padding out of sight of what is before it.
-
-    Args:
-        transformer: The policy, or its reference.
-        input_ids: Rows.
-        labels: The token after each position, `IGNORE_INDEX` where none counts.
-        temperature: Divisor of the logits.
-        chunk_size: Tokens whose logits exist at once.
-
-    Returns:
-        In nats, 0 where no label counts; and hidden states after the final norm.
-    """
-    hidden: Tensor = transformer(input_ids)
-    counts = labels != IGNORE_INDEX
-    of_labels = token_log_probs(
-        hidden[counts],
-        transformer.head_weight,
-        labels[counts],
-        chunk_size=chunk_size,
-        head_bias=transformer.head_bias,
-        logit_scale=transformer.logit_scale,
-        logit_softcap=transformer.config.logit_softcap,
-        temperature=temperature,
-    )
-    log_probs = of_labels.new_zeros(labels.shape).masked_scatter(counts, of_labels)
-    return log_probs, hidden
 
 
 def state_values(

@@ -1,10 +1,13 @@
 """Rewards that can be checked: answers, patterns, lengths, a function of your own. Each is 0 or 1 unless it says."""
 
 import importlib
+import importlib.util
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 
 from lmstack.rl.rewards import RewardFunction, Sample
@@ -136,7 +139,7 @@ class FunctionReward:
     """Any function of yours: a list of `lmstack.rl.rewards.Sample` in, one number for each out.
 
     Attributes:
-        path: `package.module.function`.
+        path: `package.module.function`, or `folder/file.py:function`.
         weight: Factor on this reward.
     """
 
@@ -150,17 +153,28 @@ class FunctionReward:
         Raises:
             ValueError: There is no such function.
         """
-        module_name, _, name = self.path.rpartition(".")
+        where, _, name = self.path.rpartition(":" if ".py:" in self.path else ".")
         try:
-            function: Any = getattr(importlib.import_module(module_name), name)
-        except (ImportError, AttributeError, ValueError) as error:
+            module = _module_in_file(Path(where)) if where.endswith(".py") else importlib.import_module(where)
+            function: Any = getattr(module, name)
+        except (ImportError, AttributeError, ValueError, OSError) as error:
             raise ValueError(
-                f"rewards.path={self.path!r}: cannot import it ({error}). Give package.module.function."
+                f"rewards.path={self.path!r}: cannot import it ({error}). Give package.module.function, or "
+                "folder/file.py:function."
             ) from error
         if not callable(function):
             raise ValueError(f"rewards.path={self.path!r} is a {type(function).__name__}, not a function.")
         loaded: RewardFunction = function
         return loaded
+
+
+def _module_in_file(file: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    assert spec is not None
+    assert spec.loader is not None  # the file's name ends in .py
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def _reference(sample: Sample, field: str) -> Any:

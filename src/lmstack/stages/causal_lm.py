@@ -6,9 +6,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lmstack.data.batch import TokenBatch
-from lmstack.losses.language_modeling import chunked_cross_entropy_sum, token_log_probs
 from lmstack.models import Transformer, TransformerConfig
 from lmstack.models.checkpoint import load_weights_grown
+from lmstack.models.likelihood import cross_entropy_sum, token_log_probs
 from lmstack.optim.optimizers import AdamWConfig, MuonConfig
 from lmstack.optim.schedules import Schedule
 from lmstack.stages.supervised import ObjectiveSums
@@ -62,15 +62,8 @@ class CausalLM(TokenObjective):
             batch: One micro-batch of this rank.
         """
         hidden = self.transformer(batch.input_ids, position_ids=batch.position_ids, document_ids=batch.document_ids)
-        sums = chunked_cross_entropy_sum(
-            hidden,
-            self.transformer.head_weight,
-            batch.labels,
-            chunk_size=self.loss_chunk_size,
-            head_bias=self.transformer.head_bias,
-            logit_scale=self.transformer.logit_scale,
-            logit_softcap=self.transformer.config.logit_softcap,
-            z_loss_coef=self.z_loss_coef,
+        sums = cross_entropy_sum(
+            self.transformer, hidden, batch.labels, chunk_size=self.loss_chunk_size, z_loss_coef=self.z_loss_coef
         )
         reported = {"loss": sums.cross_entropy} | ({"z_loss": sums.z_loss} if self.z_loss_coef else {})
         return ObjectiveSums(sums.cross_entropy + sums.z_loss, reported)
@@ -83,15 +76,7 @@ class CausalLM(TokenObjective):
             batch_idx: Ignored.
         """
         hidden = self.transformer(batch.input_ids, position_ids=batch.position_ids, document_ids=batch.document_ids)
-        return token_log_probs(
-            hidden,
-            self.transformer.head_weight,
-            batch.labels,
-            chunk_size=self.loss_chunk_size,
-            head_bias=self.transformer.head_bias,
-            logit_scale=self.transformer.logit_scale,
-            logit_softcap=self.transformer.config.logit_softcap,
-        )
+        return token_log_probs(self.transformer, hidden, batch.labels, chunk_size=self.loss_chunk_size)
 
     def setup(self, stage: str) -> None:
         """Load the weights to start from, unless a checkpoint is about to replace them.

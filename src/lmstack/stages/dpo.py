@@ -22,10 +22,10 @@ from lmstack.losses.preference_kinds import (
     needs_reference,
 )
 from lmstack.models import Transformer, TransformerConfig
+from lmstack.models.likelihood import response_log_probs
 from lmstack.nn.lora import LoRAConfig, lora_disabled
 from lmstack.optim.optimizers import AdamWConfig, MuonConfig
 from lmstack.optim.schedules import Schedule
-from lmstack.rl.rollout import response_log_probs
 from lmstack.stages.supervised import ObjectiveSums, SupervisedModule
 from lmstack.stages.warm_start import build_transformer, warm_start, without_dropout
 
@@ -108,6 +108,10 @@ class DPO(SupervisedModule):
         if self._is_set_up:
             return
         self._is_set_up = True
+        config = getattr(getattr(self.trainer, "datamodule", None), "pair_config", None)
+        for name in ("keep_ties", "margins_from_scores"):
+            if getattr(config, name, False):
+                raise ValueError(f"data.{name}=true: these losses know neither ties nor margins. Set it to false.")
         warm_start(self, self.init_from, may_grow=self.may_grow, lora=self.lora, frozen=self.frozen)
         without_dropout(self.transformer)
         if needs_reference(self.loss) and self.lora is None:
@@ -118,7 +122,7 @@ class DPO(SupervisedModule):
                     block.compile()
 
     def prepare_step(self, micro_batches: Sequence[PreferenceBatch]) -> None:
-        """KTO's reference point, from this rank's share of the step.
+        """KTO's reference point, from the whole step.
 
         Args:
             micro_batches: This rank's share of the step.
@@ -224,8 +228,10 @@ class DPO(SupervisedModule):
             if mismatched is not None:
                 policy = self._summed(self.transformer, *mismatched)
                 ratios.append(policy - self._reference_log_probs(*mismatched))
-        pooled = torch.cat(ratios)
-        return pooled.sum().clamp(min=0) / max(1, len(pooled))
+        pooled = torch.cat(ratios).to(self._sums_device()).double()
+        total, count = self._sum_over_ranks(torch.stack([pooled.sum(), pooled.new_tensor(len(pooled))]))
+        mean: Tensor = total / count.clamp(min=1)
+        return mean.clamp(min=0)
 
 
 def pair_losses(loss: PairLoss, answers: AnswerLogProbs, batch: PreferenceBatch) -> Float[Tensor, " M"]:

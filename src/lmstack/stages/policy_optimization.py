@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,9 @@ from torch import Tensor
 from lmstack.data.batch import PromptBatch
 from lmstack.data.step_loader import Rank
 from lmstack.generation.engine import GenerationEngine
-from lmstack.losses.language_modeling import chunked_cross_entropy_sum
 from lmstack.models import Transformer
 from lmstack.models.checkpoint import load_weights_grown
+from lmstack.models.likelihood import cross_entropy_sum
 from lmstack.nn.lora import LoRAConfig, add_lora
 from lmstack.optim.durations import to_steps
 from lmstack.optim.gradient_clipping import clip_grad_norm
@@ -32,7 +33,7 @@ from lmstack.rl.kl_control import AdaptiveKL, FixedKL, KLController
 from lmstack.rl.pretraining_mix import PretrainingMix, PretrainingStream
 from lmstack.rl.reward_configs import Reward, load_rewards
 from lmstack.rl.reward_shaping import RewardShaper, RewardShaping
-from lmstack.rl.rollout import Rollout, SamplingConfig
+from lmstack.rl.rollout import Rollout, SamplingConfig, sample_seed
 from lmstack.rl.update import UpdateConfig, minibatch_rows
 from lmstack.stages.base import LanguageModule
 from lmstack.stages.supervised import ObjectiveSums
@@ -151,7 +152,8 @@ class PolicyOptimization(LanguageModule, ABC):
         """
         self._seed_step(self.num_rollouts)
         started = time.perf_counter()
-        found = self.collector.collect(batch, self._sample_seed, repeats=self.samples_per_prompt)
+        seed = partial(sample_seed, self.base_seed or 0)
+        found = self.collector.collect(batch, seed, repeats=self.samples_per_prompt)
         self.last_samples = found.table
         collected = time.perf_counter()
         rollout, prepared = self.prepare(found.rollout)
@@ -191,11 +193,11 @@ class PolicyOptimization(LanguageModule, ABC):
         count = self._sum_over_ranks(self.loss_count(minibatch)).clamp(min=1)
         num_tokens = self._sum_over_ranks(minibatch.response_mask.sum()).clamp(min=1)
         reported: list[dict[str, Tensor]] = []
-        parts = torch.split(torch.arange(len(minibatch), device=self.device), self.update.micro_batch_size)
-        for position, rows in enumerate(parts):
-            sums = self.loss_sums(minibatch.select(rows))
+        num_parts = -(-len(minibatch) // self.update.micro_batch_size)
+        for position, (_, part) in enumerate(minibatch.split(self.update.micro_batch_size)):
+            sums = self.loss_sums(part)
             reported.append({name: value.detach() for name, value in sums.reported.items()})
-            with self._backward_context(is_last=position == len(parts) - 1):
+            with self._backward_context(is_last=position == num_parts - 1):
                 self.manual_backward(sums.objective * self.trainer.world_size / count.to(sums.objective.dtype))
         error = max(float(sums.pop("ratio_error")) for sums in reported)
         totals = torch.stack([torch.stack([sums[name].double() for name in reported[0]]) for sums in reported]).sum(0)
@@ -223,14 +225,8 @@ class PolicyOptimization(LanguageModule, ABC):
         total = torch.zeros((), device=self.device)
         for batch in batches:
             hidden = self.transformer(batch.input_ids, position_ids=batch.position_ids, document_ids=batch.document_ids)
-            loss = chunked_cross_entropy_sum(
-                hidden,
-                self.transformer.head_weight,
-                batch.labels,
-                chunk_size=self.loss_chunk_size,
-                head_bias=self.transformer.head_bias,
-                logit_scale=self.transformer.logit_scale,
-                logit_softcap=self.transformer.config.logit_softcap,
+            loss = cross_entropy_sum(
+                self.transformer, hidden, batch.labels, chunk_size=self.loss_chunk_size
             ).cross_entropy
             total += loss.detach()
             with self._backward_context(is_last=False):
@@ -365,10 +361,6 @@ class PolicyOptimization(LanguageModule, ABC):
         """On the device and in the precision that the policy will have: Lightning moves it after `setup`."""
         strategy = self.trainer.strategy
         return strategy.precision_plugin.convert_module(reference).to(strategy.root_device)  # type: ignore[return-value]
-
-    def _sample_seed(self, number: int, repeat: int) -> int:
-        words = np.random.SeedSequence((self.base_seed or 0, number, repeat)).generate_state(2, np.uint32)
-        return int(words[0]) << 31 | int(words[1]) >> 1
 
     def _minibatches(self, num_own: int) -> Iterator[Int[Tensor, " N"]]:
         counts = [int(count) for count in self.ranks.all(float(num_own))]

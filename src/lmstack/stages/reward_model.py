@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lmstack.data.batch import PreferenceBatch
 from lmstack.evaluation.calibration import PreferenceTally, annotator_agreement
-from lmstack.losses.preference import bradley_terry_loss, centering_penalty
+from lmstack.losses.preference import bradley_terry_loss, centering_penalty, tie_loss
 from lmstack.models import TransformerConfig
 from lmstack.models.checkpoint import weights_folder
 from lmstack.models.heads import SCORE_HEAD, ScoreHead, ScoringTransformer, load_score_head, score_head_state
@@ -41,6 +41,8 @@ class RewardModel(SupervisedModule):
         transformer: Shape of the model; None takes that of `init_from`, with rows added for the tokens that the data's
             tokenizer has more.
         margin_coef: Factor on the margins in the data; 0 leaves them out.
+        tie_threshold: For data with ties (`data.keep_ties`): half of the width of a score difference that passes for a
+            tie (Rao & Kupper 1967); None where ties are left out.
         centering_coef: Weight of (r_better + r_worse)² (arXiv:2312.09244), which keeps scores near 0; 0 is none.
         lora: Adapters, which with the score head are then all that is trained; None trains the weights.
         freeze: Regular expressions; parameters whose name one of them finds something in are not trained.
@@ -56,6 +58,7 @@ class RewardModel(SupervisedModule):
         init_from: str | None = None,
         transformer: TransformerConfig | None = None,
         margin_coef: float = 1.0,
+        tie_threshold: float | None = None,
         centering_coef: float = 0.0,
         lora: LoRAConfig | None = None,
         freeze: list[str] | None = None,
@@ -74,7 +77,10 @@ class RewardModel(SupervisedModule):
         self.score_head.bias.requires_grad_(centering_coef != 0.0)
         self.init_from = init_from
         self.may_grow = transformer is None
+        if tie_threshold is not None and not tie_threshold > 0.0:
+            raise ValueError(f"model.tie_threshold={tie_threshold}: must be above 0, or null where ties are left out.")
         self.margin_coef = margin_coef
+        self.tie_threshold = tie_threshold
         self.centering_coef = centering_coef
         self.lora = lora
         self.frozen = freeze or []
@@ -124,6 +130,7 @@ class RewardModel(SupervisedModule):
         if self._is_set_up:
             return
         self._is_set_up = True
+        self._check_ties()
         warm_start(self, self.init_from, may_grow=self.may_grow, lora=self.lora, frozen=self.frozen)
         freeze_head(self.transformer)
         if self.init_from is not None and self.trainer.ckpt_path is None:
@@ -154,9 +161,9 @@ class RewardModel(SupervisedModule):
         loss = self._sums(batch, scores).reported["loss"]
         self._validation_sums += torch.stack([loss, batch.num_supervised.to(loss)]).to(self._validation_sums)
         lengths = batch.response_lengths
+        better, worse = batch.better[~batch.is_tie], batch.worse[~batch.is_tie]
         self._tally.add_pairs(
-            (scores[batch.better] - scores[batch.worse]).cpu().numpy(),
-            (lengths[batch.better] - lengths[batch.worse]).cpu().numpy(),
+            (scores[better] - scores[worse]).cpu().numpy(), (lengths[better] - lengths[worse]).cpu().numpy()
         )
         self._tally.add_scores(scores[batch.lengths > 0].cpu().numpy())
 
@@ -195,11 +202,16 @@ class RewardModel(SupervisedModule):
 
     def _sums(self, batch: PreferenceBatch, scores: Tensor) -> ObjectiveSums:
         better, worse = scores[batch.better], scores[batch.worse]
-        losses = bradley_terry_loss(better, worse, self.margin_coef * batch.margin.to(scores))
+        margin = self.margin_coef * batch.margin.to(scores) + (self.tie_threshold or 0.0)
+        losses = bradley_terry_loss(better, worse, margin)
+        is_right = (better > worse).to(scores)
+        if self.tie_threshold is not None:
+            losses = torch.where(batch.is_tie, tie_loss(better, worse, threshold=self.tie_threshold), losses)
+            is_right = torch.where(batch.is_tie, ((better - worse).abs() < self.tie_threshold).to(scores), is_right)
         weight = batch.pair_weight.to(scores)
         reported = {
             "loss": (weight * losses).sum(),
-            "accuracy": (weight * (better > worse)).sum(),
+            "accuracy": (weight * is_right).sum(),
             "score_difference": (weight * (better - worse)).sum(),
         }
         objective = reported["loss"]
@@ -208,6 +220,15 @@ class RewardModel(SupervisedModule):
             reported["centering_penalty"] = penalty
             objective = objective + self.centering_coef * penalty
         return ObjectiveSums(objective, reported)
+
+    def _check_ties(self) -> None:
+        """Ties are modelled where the data keeps them, and nowhere else."""
+        config = getattr(getattr(self.trainer, "datamodule", None), "pair_config", None)
+        if config is not None and config.keep_ties != (self.tie_threshold is not None):
+            raise ValueError(
+                f"data.keep_ties={str(config.keep_ties).lower()} with model.tie_threshold={self.tie_threshold}: set "
+                "both, to learn from ties, or neither, to leave them out."
+            )
 
     @torch.no_grad()
     def _centre(self) -> None:

@@ -3,8 +3,8 @@
 from typing import final
 
 from lmstack.data.batch import IGNORE_INDEX, TokenBatch
-from lmstack.losses.language_modeling import chunked_cross_entropy_sum
 from lmstack.models import TransformerConfig
+from lmstack.models.likelihood import cross_entropy_sum
 from lmstack.nn.lora import LoRAConfig
 from lmstack.optim.optimizers import AdamWConfig, MuonConfig
 from lmstack.optim.schedules import Schedule
@@ -76,13 +76,7 @@ class SFT(TokenObjective):
         """
         hidden = self.transformer(batch.input_ids, position_ids=batch.position_ids, document_ids=batch.document_ids)
         counts = batch.labels != IGNORE_INDEX  # most tokens may be prompt: they need no logits
-        sums = chunked_cross_entropy_sum(
-            hidden[counts],
-            self.transformer.head_weight,
-            batch.labels[counts],
-            chunk_size=self.loss_chunk_size,
-            head_bias=self.transformer.head_bias,
-            logit_scale=self.transformer.logit_scale,
-            logit_softcap=self.transformer.config.logit_softcap,
+        sums = cross_entropy_sum(
+            self.transformer, hidden[counts], batch.labels[counts], chunk_size=self.loss_chunk_size
         )
         return ObjectiveSums(sums.cross_entropy, {"loss": sums.cross_entropy})

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -10,7 +11,8 @@ from lmstack.data.chat_data import OnBadRow, leave_out, read_rows, refuse_overla
 from lmstack.data.conversations import detect_schema, read_conversation
 from lmstack.data.item_loader import Share
 from lmstack.data.modules.items import ItemData
-from lmstack.data.preferences import Answers, TokenizedAnswers, collate_answers, read_answers, tokenize_answers
+from lmstack.data.preference_batches import TokenizedAnswers, collate_answers, tokenize_answers
+from lmstack.data.preferences import Answers, PairConfig, read_answers
 from lmstack.data.records import Record
 from lmstack.data.step_loader import Rank
 
@@ -29,6 +31,9 @@ class PreferenceData(ItemData):
         add_special_tokens: Give the tokenizer the special tokens that the template needs.
         too_long: Whether a prompt with an answer that does not fit stops the run or is left out and counted.
         on_bad_row: Whether a row that cannot be used stops the run or is left out and counted.
+        keep_ties: Keep pairs of answers that are ranked alike, for `model.tie_threshold`; otherwise they are left out.
+        margins_from_scores: Take as a pair's margin by how much its scores, or ranks, differ; otherwise it is the field
+            `margin` beside chosen and rejected.
         demonstrations: Conversations whose answers a reward model is to score 0 on average; null for none.
         validation_path: Files to validate on; null holds out some of `path`.
         validation_fraction: Share of the prompts that is held out, by the hash of their text.
@@ -48,6 +53,8 @@ class PreferenceData(ItemData):
         add_special_tokens: bool = False,
         too_long: OnBadRow = "drop",
         on_bad_row: OnBadRow = "error",
+        keep_ties: bool = False,
+        margins_from_scores: bool = False,
         demonstrations: str | list[str] | None = None,
         validation_path: str | list[str] | None = None,
         validation_fraction: float = 0.1,
@@ -67,6 +74,7 @@ class PreferenceData(ItemData):
         self.sequence_length = sequence_length
         self.too_long = too_long
         self.on_bad_row = on_bad_row
+        self.pair_config = PairConfig(keep_ties, margins_from_scores)
         self.demonstrations = demonstrations
         self.validation_path = validation_path
         self.validation_fraction = validation_fraction
@@ -93,13 +101,14 @@ class PreferenceData(ItemData):
         return [[int(vote) for vote in votes] for votes in rows if isinstance(votes, list) and len(votes) > 1]
 
     def _load(self) -> None:
-        answers = read_rows(self.path, read_answers, self.on_bad_row, self.counts)
+        read = partial(read_answers, may_tie=self.pair_config.keep_ties)
+        answers = read_rows(self.path, read, self.on_bad_row, self.counts)
         _refuse_mixture(answers)
         if self.validation_path is None:
             train, held_out = split_by_prompt(answers, lambda a: a.prompt_text, self.validation_fraction)
         else:
             train = answers
-            held_out = read_rows(self.validation_path, read_answers, self.on_bad_row, self.counts)
+            held_out = read_rows(self.validation_path, read, self.on_bad_row, self.counts)
             _refuse_mixture([*answers, *held_out])
             refuse_overlap((a.prompt_text for a in train), (a.prompt_text for a in held_out))
         self._items, self._held_out = self._tokenize(train), self._tokenize(held_out)
@@ -108,7 +117,7 @@ class PreferenceData(ItemData):
                 f"{self.path}: no prompt is left to train on; sequence_length={self.sequence_length} is too short for "
                 "all."
             )
-        pairs = sum(len(item.answers.pairs()) for item in self._items)
+        pairs = sum(len(item.answers.pairs(self.pair_config)) for item in self._items)
         self.tell(
             f"{len(self._items):,} prompts with {sum(len(i.input_ids) for i in self._items):,} answers, "
             f"{pairs:,} pairs; {len(self._held_out):,} prompts held out"
@@ -142,10 +151,10 @@ class PreferenceData(ItemData):
     def _step(self, share: Share) -> list[PreferenceBatch]:
         ordered = sorted((self._items[i] for i in share.items), key=lambda item: item.longest)  # like lengths together
         size = self.micro_batch_size
-        return [collate_answers(ordered[i : i + size]) for i in range(0, share.largest, size)]
+        return [collate_answers(ordered[i : i + size], self.pair_config) for i in range(0, share.largest, size)]
 
     def _held_out_batch(self, items: Sequence[int]) -> PreferenceBatch:
-        return collate_answers([self._held_out[i] for i in items])
+        return collate_answers([self._held_out[i] for i in items], self.pair_config)
 
     def _fingerprint(self) -> str:
         digest = hashlib.sha256()

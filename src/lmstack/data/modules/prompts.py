@@ -10,10 +10,9 @@ import torch
 
 from lmstack.data.batch import PromptBatch
 from lmstack.data.chat_data import OnBadRow, leave_out, read_rows, refuse_overlap, split_by_prompt
-from lmstack.data.conversations import Conversation, read_prompt
+from lmstack.data.conversations import Conversation, read_unanswered
 from lmstack.data.item_loader import Share
 from lmstack.data.modules.items import ItemData
-from lmstack.data.records import Record
 
 
 @dataclass(frozen=True)
@@ -88,12 +87,12 @@ class PromptData(ItemData):
         self._held_out: list[_Prompt] = []
 
     def _load(self) -> None:
-        conversations = read_rows(self.path, _read_prompt, self.on_bad_row, self.counts)
+        conversations = read_rows(self.path, read_unanswered, self.on_bad_row, self.counts)
         if self.validation_path is None:
             train, held_out = split_by_prompt(conversations, lambda c: c.prompt_text, self.validation_fraction)
         else:
             train = conversations
-            held_out = read_rows(self.validation_path, _read_prompt, self.on_bad_row, self.counts)
+            held_out = read_rows(self.validation_path, read_unanswered, self.on_bad_row, self.counts)
             refuse_overlap((c.prompt_text for c in train), (c.prompt_text for c in held_out))
         self._prompts, self._held_out = self._render(train), self._render(held_out)[: self.max_validation_prompts]
         if not self._prompts:
@@ -144,12 +143,3 @@ class PromptData(ItemData):
         for prompt in self._prompts:
             digest.update(np.array([*prompt.ids, -1]).tobytes())
         return digest.hexdigest()
-
-
-def _read_prompt(record: Record) -> Conversation:
-    """The messages before the answer; a bare prompt has none."""
-    messages = read_prompt(record)
-    before = messages[:-1] if messages[-1]["role"] == "assistant" else messages
-    if not before:
-        raise ValueError(f"{record.where}: there is no message before the answer.")
-    return Conversation(before, record.where, record.values)
