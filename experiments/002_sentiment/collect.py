@@ -1,4 +1,4 @@
-"""Let the judge, who saw none of the reward's reviews, read what each model writes: results.csv, samples.md, figure.svg.
+"""Let the judge, who saw none of the reward's reviews, read what each model writes: results.csv, samples.md, a plot.
 
 python experiments/002_sentiment/collect.py
 """

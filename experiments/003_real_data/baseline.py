@@ -6,7 +6,7 @@ python experiments/003_real_data/baseline.py
 import json
 import re
 import zlib
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ def counts(text: str) -> torch.Tensor:
     """log(1 + occurrences) of hashed words and pairs of words."""
     words = re.findall(r"\w+|[^\w\s]", text.lower())
     vector = torch.zeros(NUM_FEATURES)
-    for gram in [*words, *map(" ".join, zip(words, words[1:], strict=False))]:
+    for gram in [*words, *map(" ".join, pairwise(words))]:
         vector[zlib.crc32(gram.encode()) % NUM_FEATURES] += 1
     return vector.log1p()
 

@@ -46,8 +46,8 @@ def best_of_n(
     """Rejection sampling: answer prompts several times, keep the answers of highest reward as `messages` to train on.
 
     Such as `model=runs/sft prompts=data/assistant/prompts.jsonl output=data/best.jsonl
-    'rewards.preference={kind:reward_model,path:runs/rm}'`; then `lmstack fit --config conf/sft.yaml data.path=data/best.jsonl`.
-    The same command goes on where it was stopped.
+    'rewards.preference={kind:reward_model,path:runs/rm}'`, and then SFT with
+    `data.path=data/best.jsonl`. The same command goes on where it was stopped.
 
     Args:
         model: A run, checkpoint or weights folder.

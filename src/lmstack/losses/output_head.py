@@ -197,7 +197,7 @@ class Chunk:
             self._add_to_weight(gradients, grad_logits.T)
 
     def _add_to_weight(self, gradients: HeadGradients, grad_logits: Float[Tensor, "V N"]) -> None:
-        """Add this chunk's share; the first is taken as it is, as on a CPU a sum that starts at 0 costs as much again."""
+        """Add this chunk's share; the first is taken as it is: on a CPU adding it to 0 costs as much again."""
         head, scale, so_far = self.head, self.head.options.logit_scale, gradients.weight
         if so_far is None:
             share = torch.mm(grad_logits, self.hidden, out=torch.empty_like(head.weight))
