@@ -7,6 +7,7 @@ import csv
 import json
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -25,6 +26,7 @@ from lmstack.tokenization import ChatTemplate, Tokenizer
 
 HERE = Path(__file__).parent
 SEEDS = (1, 2, 3)
+KL_COEF = 0.1
 NUM_PROMPTS = 400
 
 
@@ -73,34 +75,37 @@ def evaluate(run: str, base: str, language: str, judge: Classifier) -> tuple[dic
 
 
 def learning_curve(run: str) -> list[tuple[float, float]]:
-    with (Path("runs") / run / "metrics.csv").open(newline="") as file:
+    with (Path(run) / "metrics.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row.get("reward/positive")]
     return [(float(row["kl/reference"]) ** 0.5, float(row["reward/positive"])) for row in rows]
 
 
 if __name__ == "__main__":
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.5), sharey=True)
-    samples = ["# Samples of seed 1", "", "What is given, then ▸ what the model wrote: before and after PPO."]
+    samples = ["# Samples, seed 1", "", "What is given, then ▸ what the model wrote."]
     with (HERE / "results.csv").open("w", newline="") as file:
-        writer: csv.DictWriter[str] | None = None
+        writer: Any = None
         for axis, language in zip(axes, ("en", "zh"), strict=True):
-            judge = load(language, "judge")
-            for seed in SEEDS:
-                base = f"runs/002_{language}_{seed}_pretrain"
-                for model, run in (("pretrained", base), ("ppo", f"runs/002_{language}_{seed}_ppo")):
-                    row, texts = evaluate(run, base, language, judge)
-                    named = {"language": language, "seed": seed, "model": model}
-                    named |= {k: round(v, 4) for k, v in row.items()}
-                    print(named)
-                    if writer is None:
-                        writer = csv.DictWriter(file, list(named), lineterminator="\n")
-                        writer.writeheader()
-                    writer.writerow(named)
-                    if seed == SEEDS[0]:
-                        samples += ["", f"## {language}, {model}", "", *(f"- {' '.join(t.split())}" for t in texts[:8])]
-                axis.plot(
-                    *zip(*learning_curve(f"002_{language}_{seed}_ppo"), strict=True), alpha=0.7, label=f"seed {seed}"
-                )
+            judge, base = load(language, "judge"), f"runs/002_{language}_pretrain"
+            runs = [(0, base), *((seed, f"runs/002_{language}_ppo_{KL_COEF}_{seed}") for seed in SEEDS)]
+            for seed, run in runs:
+                row, texts = evaluate(run, base, language, judge)
+                named = {"language": language, "model": "ppo" if seed else "pretrained", "seed": seed or ""}
+                named |= {k: round(v, 4) for k, v in row.items()}
+                print(named)
+                if writer is None:
+                    writer = csv.DictWriter(file, list(named), lineterminator="\n")
+                    writer.writeheader()
+                writer.writerow(named)
+                if seed <= 1:
+                    samples += [
+                        "",
+                        f"## {language}, {named['model']}",
+                        "",
+                        *(f"- {' '.join(t.split())}" for t in texts[:8]),
+                    ]
+                if seed:
+                    axis.plot(*zip(*learning_curve(run), strict=True), alpha=0.7, label=f"seed {seed}")
             axis.set(title={"en": "English", "zh": "Chinese"}[language], xlabel="√KL from the pretrained model")
         axes[0].set(ylabel="reward: log-odds of positive")
         axes[0].legend()

@@ -43,7 +43,7 @@ def best_of_n(
     device: str = "auto",
     overwrite: bool = False,
 ) -> None:
-    """Rejection sampling: answer prompts several times, keep the answers of highest reward as `messages` to train on.
+    """Answer prompts several times and keep the best answers as demonstrations (rejection sampling, best-of-n).
 
     Such as `model=runs/sft prompts=data/assistant/prompts.jsonl output=data/best.jsonl
     'rewards.preference={kind:reward_model,path:runs/rm}'`, and then SFT with

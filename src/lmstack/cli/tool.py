@@ -4,10 +4,13 @@
 keys are the function's arguments. Text arguments are taken as typed, whatever Hydra's grammar would make of them.
 """
 
+import ast
 import difflib
 import importlib
+import importlib.util
 import textwrap
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from lmstack.cli.args import Arguments, parse_arguments
@@ -32,7 +35,7 @@ def run_tool(command: str, function_paths: str | Mapping[str, str], argv: list[s
         if not argv or argv[0] in ("-h", "--help"):
             print(f"usage: lmstack {command} <{' | '.join(function_paths)}> [key=value ...]\n")
             for name, path in function_paths.items():
-                print(f"  {name:10}  {_summary(_load(path))}")
+                print(f"  {name:10}  {_summary(path)}")
             print(f"\n  lmstack {command} <name> --help    what it takes")
             return 0
         name, *argv = argv
@@ -103,8 +106,15 @@ def _load(path: str) -> Callable[..., Any]:
     return function
 
 
-def _summary(function: Callable[..., Any]) -> str:
-    return (function.__doc__ or "").strip().splitlines()[0]
+def _summary(path: str) -> str:
+    """First line of a function's docstring; read, not imported, as some tools import torch."""
+    module, _, name = path.partition(":")
+    spec = importlib.util.find_spec(module)
+    assert spec is not None
+    assert spec.origin is not None
+    definitions = ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body
+    function = next(node for node in definitions if isinstance(node, ast.FunctionDef) and node.name == name)
+    return (ast.get_docstring(function) or "").partition("\n")[0]
 
 
 def _is_text(hint: Any) -> bool:

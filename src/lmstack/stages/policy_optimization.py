@@ -158,6 +158,8 @@ class PolicyOptimization(LanguageModule, ABC):
         collected = time.perf_counter()
         rollout, prepared = self.prepare(found.rollout)
         metrics = found.metrics | {"kl/coef": self.kl.coef} | prepared | self._learn(rollout)
+        optimizer: Any = self.optimizers()
+        metrics |= {f"lr/{group['name']}": float(group["lr"]) for group in optimizer.param_groups}
         self.kl.update(metrics["kl/reference"], int(metrics["rollout/responses"]))
         self.num_rollouts += 1
         schedulers = self.lr_schedulers()
