@@ -5,6 +5,7 @@ python experiments/003_real_data/prepare.py path/to/data
 
 import hashlib
 import json
+import re
 import sys
 from itertools import combinations
 from pathlib import Path
@@ -21,6 +22,7 @@ TEXT: dict[str, dict[str, str]] = {
     "speeches": {"paths": "text/en_speeches_and_udhr/inaugural/*.txt", "errors": "replace"},
 }
 LONGEST = 600  # characters of a demonstration: a small model with a short context
+LONGEST_DIALOGUE = 750  # characters: earlier turns are left out until it fits
 NUM_ALPACA = 12_000
 
 
@@ -42,13 +44,31 @@ def demonstrations(data: Path) -> list[dict[str, Any]]:
     return [row for row in rows if sum(map(len, row.values())) <= LONGEST and row["instruction"].strip()]
 
 
+def opening(row: dict[str, Any]) -> str:
+    """What the person says first."""
+    text: str = row["text"][0]
+    return text.split("\n\nAssistant:")[0].removeprefix("\n\nHuman:").strip()
+
+
 def helpful(data: Path) -> dict[str, list[dict[str, Any]]]:
-    """Pairs of dialogues, split by what the person said first: dialogues that begin alike are on one side."""
+    """Pairs of dialogues, without what was said too long ago; split by what the person said first, as it was."""
     rows = json.loads((data / "preference/hh_helpful_2000/helpful.first2000.json").read_text())
     sides: dict[str, list[dict[str, Any]]] = {"train": [], "validation": []}
     for row in rows:
-        first = row["text"][0].split("\n\nAssistant:")[0]
-        sides["validation" if is_held_out(first) else "train"].append(row)
+        first = opening(row)
+        turns = [re.split(r"\n\n(?=Human:)", text.strip()) for text in row["text"]]
+        texts = ["\n\n" + "\n\n".join(t) for t in turns]
+        while max(map(len, texts)) > LONGEST_DIALOGUE and min(map(len, turns)) > 1:
+            turns = [t[1:] for t in turns]
+            texts = ["\n\n" + "\n\n".join(t) for t in turns]
+        has_answers = all(text.rpartition("Assistant:")[2].strip() for text in texts)
+        is_one_prompt = len({text.rpartition("Assistant:")[0] for text in texts}) == 1
+        if max(map(len, texts)) <= LONGEST_DIALOGUE and has_answers and is_one_prompt:
+            record = {"text": texts, "score": row["score"]}
+            sides["validation" if is_held_out(first) else "train"].append(record)
+    seen = {opening(row) for row in sides["validation"]}
+    sides["train"] = [row for row in sides["train"] if opening(row) not in seen]  # shortened, two may begin alike
+    print(f"helpful: {sum(map(len, sides.values()))} of {len(rows)} pairs have one prompt and two answers, and fit")
     return sides
 
 
@@ -70,7 +90,8 @@ def questions(data: Path) -> dict[str, list[dict[str, Any]]]:
         for answer, score in zip(answers, scores, strict=True):
             if answer.strip():
                 best[answer.strip()] = max(score, best.get(answer.strip(), 0.0))
-        if len(set(best.values())) > 1:
+        fits = len(row["question"]) + max(map(len, best)) <= LONGEST_DIALOGUE
+        if fits and len(set(best.values())) > 1:
             record = {"prompt": row["question"], "answers": list(best), "scores": list(best.values())}
             sides["validation" if is_held_out(row["question"]) else "train"].append(record)
     print(
@@ -81,10 +102,7 @@ def questions(data: Path) -> dict[str, list[dict[str, Any]]]:
 
 def prompts(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """What a person asked first."""
-    texts = [
-        row["prompt"] if "prompt" in row else row["text"][0].split("\n\nAssistant:")[0].removeprefix("\n\nHuman:")
-        for row in rows
-    ]
+    texts = [row["prompt"] if "prompt" in row else opening(row) for row in rows]
     return [{"messages": [{"role": "user", "content": t}]} for t in dict.fromkeys(map(str.strip, texts))]
 
 

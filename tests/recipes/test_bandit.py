@@ -10,7 +10,7 @@ import torch
 
 from enumerable_rl import EOS, MISSING_EOS_PENALTY, RAGGED, WORDS, Task, enumerable_ppo
 from lmstack.optim.optimizers import AdamWConfig
-from lmstack.optim.schedules import LinearSchedule
+from lmstack.optim.schedules import LinearSchedule, WSDSchedule
 from lmstack.rl.kl_control import FixedKL
 from lmstack.rl.reward_shaping import RewardShaping
 from lmstack.rl.rollout import SamplingConfig
@@ -73,12 +73,9 @@ def test_ppo_climbs_fast(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(10))
 def test_ppo_is_near_the_optimum_after_6400_episodes(tmp_path: Path, seed: int) -> None:
-    """With a learning rate that falls; at a constant one, what noise is left costs up to 0.01.
-
-    Gradients are not clipped: with norms of 1.3 to 2.5 clipped to 1, seed 3 ended at 0.7797, without at 0.7884.
-    """
-    update = UpdateConfig(num_epochs=4, num_minibatches=4, micro_batch_size=64, max_grad_norm=100.0)
-    stage = bandit_ppo(seed, schedule=LinearSchedule(warmup=0), update=update)
+    """At a constant learning rate noise costs up to 0.01 at the end; at one that falls from the start, seed 3 is late."""
+    schedule = WSDSchedule(decay="40%", shape="linear")
+    stage = bandit_ppo(seed, schedule=schedule)
     reference, policy = learn(stage, tmp_path, bandit_prompts(100), seed)
     reached = bandit_objective(policy, reference)
     assert 0.78 <= reached <= bandit_optimum(reference)

@@ -38,7 +38,7 @@ def clip_grad_norm(parameters: Iterable[nn.Parameter], max_norm: float) -> Float
     norms = [_norm([p.grad for p in group if p.grad is not None]) for group in by_mesh.values()]
     total: Tensor = torch.linalg.vector_norm(torch.stack(norms))
     is_not_finite = ~total.isfinite()
-    if total.device.type == "cpu" and total <= max_norm:  # on a CPU nobody waits for the answer
+    if total.device.type == "cpu" and not is_not_finite and total <= max_norm:  # on a CPU nobody waits for the answer
         return total
     for group in by_mesh.values():
         torch.nn.utils.clip_grads_with_norm_(group, max_norm, total)
