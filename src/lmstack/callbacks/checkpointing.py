@@ -15,15 +15,16 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from lmstack.callbacks.retention import Retention
 from lmstack.models.checkpoint import WEIGHTS, save_weights
 from lmstack.models.checkpoint_folder import (
-    MANIFEST,
     atomic_folder,
     checkpoints_in,
     folder_name,
     newest_valid_checkpoint,
     read_manifest,
     remove_partial,
+    set_aside_after,
 )
 from lmstack.models.config import TransformerConfig
 from lmstack.nn.lora import LoRAConfig, is_adapter, merged_state
@@ -181,6 +182,8 @@ class Checkpointing(Checkpoint):
         every_n_minutes: Save when this much time has passed since the last save; None does not.
         keep_last: How many of the newest checkpoints stay, at least 1.
         keep_best: How many of the best by `monitor` stay too; above 0, every validation is followed by a save.
+        keep_every_hours: One checkpoint of each so many hours stays for ever, the first of the run included; None
+            keeps none for its age.
         monitor: A validation metric.
         mode: Whether the least or the largest value is best.
         asynchronous: Write in the background, from a copy of the state in host memory.
@@ -192,18 +195,14 @@ class Checkpointing(Checkpoint):
         every_n_minutes: float | None = None,
         keep_last: int = 1,
         keep_best: int = 0,
+        keep_every_hours: float | None = None,
         monitor: str = "val/loss",
         mode: Literal["min", "max"] = "min",
         asynchronous: bool = False,
     ) -> None:
-        if keep_last < 1:
-            raise ValueError(f"keep_last={keep_last}: must be at least 1, or nothing could be resumed.")
+        self.retention = Retention(keep_last, keep_best, keep_every_hours, monitor, mode)
         self.every_n_steps = every_n_steps
         self.every_n_minutes = every_n_minutes
-        self.keep_last = keep_last
-        self.keep_best = keep_best
-        self.monitor = monitor
-        self.mode = mode
         self.asynchronous = asynchronous
         self.metrics: dict[str, float] = {}
         self._last_save_time = time.monotonic()
@@ -224,13 +223,16 @@ class Checkpointing(Checkpoint):
             trainer.strategy.checkpoint_io.asynchronous = True
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Note where training starts.
+        """Note where training starts, and rename later checkpoints: damaged ones, or those of a future given up.
 
         Args:
             trainer: The trainer.
             pl_module: The stage.
         """
         self._step = trainer.global_step
+        if trainer.is_global_zero:
+            for folder in set_aside_after(self._run_folder(trainer), trainer.global_step):
+                log.warning("Going on from step %d: a later checkpoint is now %s", trainer.global_step, folder)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -266,7 +268,7 @@ class Checkpointing(Checkpoint):
         if trainer.sanity_checking or (not trainer.training and trainer.state.fn != "fit"):
             return
         self.metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
-        if self._due or self.keep_best > 0:
+        if self._due or self.retention.best > 0:
             self.save(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -286,14 +288,22 @@ class Checkpointing(Checkpoint):
         """
         self._due = False
         self._last_save_time = time.monotonic()
-        if isinstance(trainer.strategy.checkpoint_io, FolderCheckpointIO):
-            trainer.strategy.checkpoint_io.wait()
+        self.wait(trainer)
         path = self._run_folder(trainer) / "checkpoints" / folder_name(trainer.global_step)
         if not trainer.strategy.broadcast(_is_whole(path)):
             trainer.save_checkpoint(path)
             if trainer.is_global_zero:
                 self._delete_unkept(trainer)
         return path
+
+    def wait(self, trainer: L.Trainer) -> None:
+        """Return when the last checkpoint is on disk.
+
+        Args:
+            trainer: The trainer.
+        """
+        if isinstance(trainer.strategy.checkpoint_io, FolderCheckpointIO):
+            trainer.strategy.checkpoint_io.wait()
 
     def state_dict(self) -> dict[str, Any]:
         """The metrics of the last validation."""
@@ -318,12 +328,8 @@ class Checkpointing(Checkpoint):
 
     def _delete_unkept(self, trainer: L.Trainer) -> None:
         folders = checkpoints_in(self._run_folder(trainer))
-        sign = 1.0 if self.mode == "min" else -1.0
-        scored = [(sign * value, folder) for folder in folders if (value := _metric(folder, self.monitor)) is not None]
-        best = [folder for _, folder in sorted(scored)[: self.keep_best]]
-        for folder in folders[: -self.keep_last]:
-            if folder not in best:
-                trainer.strategy.remove_checkpoint(folder)
+        for folder in self.retention.unkept(folders):
+            trainer.strategy.remove_checkpoint(folder)
 
 
 def _is_whole(path: Path) -> bool:
@@ -336,7 +342,3 @@ def _is_whole(path: Path) -> bool:
         return False
     return True
 
-
-def _metric(folder: Path, name: str) -> float | None:
-    value = json.loads((folder / MANIFEST).read_text())["metrics"].get(name)
-    return None if value is None else float(value)

@@ -101,8 +101,8 @@ def refuse_used_folder(composition: Composition) -> None:
     """
     config = composition.values
     folder = Path(config["trainer"]["default_root_dir"])
-    if not any((folder / CHECKPOINTS).glob("*")) or config.get("overwrite"):
-        return
+    if not any((folder / CHECKPOINTS).glob("step-*")) or config.get("overwrite"):
+        return  # what a killed process left of its first write is not a checkpoint
     other = "vars.name=..." if "vars.name" in (composition.run_folder or "") else "trainer.default_root_dir=..."
     raise ConfigError(
         f"{folder} already holds a run with checkpoints. Go on with ckpt_path=last, choose another folder with "

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Any
 MANIFEST = "manifest.json"
 PREFIX = "step-"
 _PARTIAL = ".partial-"
+_REPLACED = f"{_PARTIAL}replaced-"
+_SET_ASIDE = "set-aside-"
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +50,7 @@ def atomic_folder(path: Path, facts: dict[str, Any]) -> Iterator[Path]:
 
     Args:
         path: Where the finished folder will be.
-        facts: What the manifest says beside the hashes, such as the step and the metrics.
+        facts: What the manifest says beside the hashes and the time, such as the step and the metrics.
     """
     partial = path.parent / f"{_PARTIAL}{path.name}"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -57,7 +60,7 @@ def atomic_folder(path: Path, facts: dict[str, Any]) -> Iterator[Path]:
         yield partial
         files = sorted(file for file in partial.rglob("*") if file.is_file())
         entries = {f.relative_to(partial).as_posix(): {"bytes": f.stat().st_size, "sha256": _digest(f)} for f in files}
-        (partial / MANIFEST).write_text(json.dumps({**facts, "files": entries}, indent=1))
+        (partial / MANIFEST).write_text(json.dumps({**facts, "saved_at": time.time(), "files": entries}, indent=1))
         for file in [*files, partial / MANIFEST, *{f.parent for f in files}, partial]:
             _sync(file)
         _swap(partial, path)
@@ -118,21 +121,50 @@ def newest_valid_checkpoint(run_folder: Path) -> Path | None:
 
 
 def remove_partial(run_folder: Path) -> None:
-    """Delete what a killed process left half-written.
+    """Delete what a killed process left half-written, and put back what it was about to replace.
 
     Args:
         run_folder: The run's folder, which holds `checkpoints/`.
     """
+    for replaced in (run_folder / "checkpoints").glob(f"{_REPLACED}*"):
+        original = replaced.with_name(replaced.name.removeprefix(_REPLACED))
+        if not original.exists():
+            replaced.rename(original)
     for partial in (run_folder / "checkpoints").glob(f"{_PARTIAL}*"):
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def set_aside_after(run_folder: Path, step: int) -> list[Path]:
+    """Rename checkpoints of later steps, so that neither `last` nor what is kept counts them.
+
+    They are there when a run goes on from an earlier step: the later ones are damaged, or were chosen against.
+
+    Args:
+        run_folder: The run's folder, which holds `checkpoints/`.
+        step: The step that the run goes on from.
+
+    Returns:
+        Where they are now: `checkpoints/set-aside-step-NNNNNNNN`.
+    """
+    moved = []
+    for folder in checkpoints_in(run_folder):
+        if step_of(folder) > step:
+            aside = folder.with_name(f"{_SET_ASIDE}{folder.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            moved.append(folder.rename(aside))
+    return moved
+
+
 def _swap(partial: Path, path: Path) -> None:
     if path.exists():
-        replaced = path.parent / f"{_PARTIAL}replaced-{path.name}"
+        replaced = path.parent / f"{_REPLACED}{path.name}"
         shutil.rmtree(replaced, ignore_errors=True)
         path.rename(replaced)
-        partial.rename(path)
+        try:
+            partial.rename(path)
+        except OSError:
+            replaced.rename(path)
+            raise
         shutil.rmtree(replaced, ignore_errors=True)
     else:
         partial.rename(path)
