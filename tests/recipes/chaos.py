@@ -9,6 +9,7 @@ metrics and the samples of every step have to equal those of the run that nobody
 """
 
 import argparse
+import importlib
 import os
 import random
 import shutil
@@ -176,7 +177,7 @@ class Chaos:
         def is_training() -> bool:
             return order.exists() and order.stat().st_size > taken
 
-        if way == "anywhere":
+        if way == "anywhere" or (way == "sigterm" and self.random.random() < 0.5):
             life.wait(self.random.uniform(0, self.start_seconds + window))
         else:
             life.wait(PATIENCE, until=is_training)
@@ -187,7 +188,7 @@ class Chaos:
         if way.startswith("sigterm"):
             life.end(signal.SIGTERM)
             life.wait(PATIENCE if way == "sigterm" else self.random.uniform(0, 2 * self.step_seconds))
-        if not way == "sigterm":
+        if way != "sigterm":
             life.end(signal.SIGKILL)
         life.wait(PATIENCE)
         if life.status != 0:
@@ -203,8 +204,9 @@ class Chaos:
         if len(found) < 2:
             return None
         damage = self.random.choice(DAMAGES)
-        manifest, file = found[-1] / "manifest.json", found[-1] / self.random.choice(
-            ["model.safetensors", "training_state.pt"]
+        manifest, file = (
+            found[-1] / "manifest.json",
+            found[-1] / self.random.choice(["model.safetensors", "training_state.pt"]),
         )
         match damage:
             case "truncated":
@@ -264,20 +266,18 @@ def prepare(names: list[str]) -> None:
     from lmstack.cli.lean_imports import import_lightning
 
     import_lightning({})
+    for module in ("compose", "training", "announce", "saved_config"):
+        importlib.import_module(f"lmstack.cli.{module}")
+    for module in ("callbacks", "stages.ppo", "stages.sft", "data.modules.pretraining", "data.modules.prompts"):
+        importlib.import_module(f"lmstack.{module}")
     import chaos_runs
-    import lmstack.callbacks
-    import lmstack.cli.announce
-    import lmstack.cli.compose
-    import lmstack.cli.training
-    import lmstack.data.modules
-    import lmstack.stages.ppo
-    import lmstack.stages.sft
     import torch
 
     torch.set_num_threads(1)
     chaos_runs.make_project(Path())
-    for name in dict.fromkeys(need for name in names for need in chaos_runs.NEEDS.get(name, []) if need not in names):
-        Chaos(name, random.Random(0), 0).reference()
+    for needed in dict.fromkeys(need for name in names for need in chaos_runs.NEEDS.get(name, [])):
+        if needed not in names:
+            Chaos(needed, random.Random(0), 0).reference()
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import shutil
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import lightning as L
 import torch
@@ -172,6 +172,18 @@ def _metrics(state: dict[str, Any]) -> dict[str, float]:
     return {}
 
 
+class Leave(NamedTuple):
+    """Why and how a process ends after a save.
+
+    Attributes:
+        reason: What is said on the screen.
+        exit_status: Of the process.
+    """
+
+    reason: str
+    exit_status: int
+
+
 class Checkpointing(Checkpoint):
     """Saves to `<run folder>/checkpoints/step-NNNNNNNN`, always between two optimizer steps, and always at the end.
 
@@ -207,6 +219,7 @@ class Checkpointing(Checkpoint):
         self.metrics: dict[str, float] = {}
         self._last_save_time = time.monotonic()
         self._due = False
+        self._leave: Leave | None = None
         self._step = 0
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -257,6 +270,7 @@ class Checkpointing(Checkpoint):
             # Lightning logs a step after this hook; killed in between, a resumed run would never log it.
             trainer._logger_connector.update_train_step_metrics()
             self.save(trainer)
+            self._leave_if_asked(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Note the metrics; save when due, or when the best are kept.
@@ -270,6 +284,7 @@ class Checkpointing(Checkpoint):
         self.metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
         if self._due or self.retention.best > 0:
             self.save(trainer)
+            self._leave_if_asked(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save the last step.
@@ -279,6 +294,17 @@ class Checkpointing(Checkpoint):
             pl_module: The stage.
         """
         self.save(trainer)
+
+    def request(self, leave: Leave | None = None) -> None:
+        """Save when this step is over: after every other callback has seen it, and the validation if one follows.
+
+        Every rank must ask, in a hook of the same step.
+
+        Args:
+            leave: How the process ends when the checkpoint is on disk; None goes on.
+        """
+        self._due = True
+        self._leave = leave or self._leave
 
     def save(self, trainer: L.Trainer) -> Path:
         """Write a checkpoint of the current step, unless it is there already, and delete those not kept.
@@ -317,6 +343,14 @@ class Checkpointing(Checkpoint):
         """
         self.metrics = dict(state_dict["metrics"])
 
+    def _leave_if_asked(self, trainer: L.Trainer) -> None:
+        if self._leave is None:
+            return
+        self.wait(trainer)
+        path = self._run_folder(trainer) / "checkpoints" / folder_name(trainer.global_step)
+        trainer.print(f"\n{self._leave.reason}: saved step {trainer.global_step} in {path}. Go on with ckpt_path=last.")
+        raise SystemExit(self._leave.exit_status)
+
     def _run_folder(self, trainer: L.Trainer) -> Path:
         return Path(trainer.default_root_dir)
 
@@ -341,4 +375,3 @@ def _is_whole(path: Path) -> bool:
         log.warning("Replacing a damaged checkpoint: %s", error)
         return False
     return True
-

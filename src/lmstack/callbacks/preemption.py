@@ -5,13 +5,14 @@ import re
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import lightning as L
 import torch
 
-from lmstack.callbacks.checkpointing import Checkpointing
+from lmstack.callbacks.checkpointing import Checkpointing, Leave
 
 EX_TEMPFAIL = 75
 """Exit status that schedulers take as "start me again" (sysexits.h)."""
@@ -66,7 +67,7 @@ class Preemption(L.Callback):
         self._deadline = self._end() - self.margin_seconds
         for number in _EXIT_STATUS:
             self._previous[number] = signal.signal(number, self._note)
-        # Lightning's handlers exit with status 0, and broadcast from inside of the handler; under Slurm they save there.
+        # Lightning's handlers exit with status 0, and broadcast or (under Slurm) save from inside of the handler.
         # At every batch it broadcasts a device tensor and waits for it, to learn of a SIGTERM; we agree below.
         nothing: Callable[[], None] = lambda: None  # noqa: E731
         connector: Any = trainer._signal_connector
@@ -87,7 +88,7 @@ class Preemption(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save and leave, when any rank got a signal or is out of time.
+        """Have the step saved and leave, when any rank got a signal or is out of time.
 
         Args:
             trainer: The trainer.
@@ -97,14 +98,19 @@ class Preemption(L.Callback):
             batch_idx: Ignored.
 
         Raises:
-            SystemExit: With the status for the reason.
+            SystemExit: Nothing saves here, so there is nothing to wait for.
         """
         number = self._agreed()
+        if not number:
+            return
         if number == _TIME_IS_UP:
-            save_and_leave(trainer, "time limit", EX_TEMPFAIL)
-        elif number:
-            received = signal.Signals(number)
-            save_and_leave(trainer, received.name, _EXIT_STATUS[received])
+            leave = Leave("time limit", EX_TEMPFAIL)
+        else:
+            leave = Leave(signal.Signals(number).name, _EXIT_STATUS[signal.Signals(number)])
+        checkpointing = next((c for c in trainer.callbacks if isinstance(c, Checkpointing)), None)  # type: ignore[attr-defined]
+        if checkpointing is None:
+            raise SystemExit(leave.exit_status)
+        checkpointing.request(leave)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Put the previous handlers back.
@@ -141,25 +147,6 @@ class Preemption(L.Callback):
         return number
 
 
-def save_and_leave(trainer: L.Trainer, reason: str, exit_status: int) -> None:
-    """Save the step, wait until it is on disk, and end the process. Every rank must call it.
-
-    Args:
-        trainer: The trainer.
-        reason: What is said on the screen.
-        exit_status: Of the process.
-
-    Raises:
-        SystemExit: Always.
-    """
-    checkpointing = next((c for c in trainer.callbacks if isinstance(c, Checkpointing)), None)  # type: ignore[attr-defined]
-    if checkpointing is not None:
-        path = checkpointing.save(trainer)
-        checkpointing.wait(trainer)
-        trainer.print(f"\n{reason}: saved step {trainer.global_step} in {path}. Go on with ckpt_path=last.")
-    raise SystemExit(exit_status)
-
-
 def parse_time_limit(text: str) -> float:
     """Seconds of a time limit.
 
@@ -179,7 +166,7 @@ def parse_time_limit(text: str) -> float:
 def _started_at() -> float:
     """When this process started, in seconds of Unix time, as near as the system says."""
     try:
-        ticks = int(open("/proc/self/stat").read().rpartition(")")[2].split()[19])
+        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
     except OSError:  # not Linux
         return time.time() - time.process_time()
     return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + ticks / os.sysconf("SC_CLK_TCK")
