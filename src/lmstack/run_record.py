@@ -51,12 +51,51 @@ def write_run_record(folder: Path, record: dict[str, Any]) -> None:
         folder: The run folder.
         record: From `collect_run_record`.
     """
-    path = folder / "run.json"
-    starts = json.loads(path.read_text()) if path.exists() else []
+    starts = _starts(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(".run.json.partial")
-    beside.write_text(json.dumps([*starts, record], indent=1, default=str))
-    os.replace(beside, path)
+    _write(folder, [*starts, record])
+
+
+def add_change(folder: Path, change: dict[str, Any]) -> None:
+    """Add to `changes` of the latest start what was changed while the run went on.
+
+    Args:
+        folder: The run folder.
+        change: `step`, `key`, `from` and `to`, and `typed` when it comes from the command line of a resumed run, which
+            goes before later changes; or `step` and `rollback`, the step that the run goes on from.
+    """
+    starts = _starts(folder) or [{}]
+    starts[-1].setdefault("changes", []).append({**change, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
+    _write(folder, starts)
+
+
+def read_changes(folder: Path) -> list[dict[str, Any]]:
+    """Changes of settings in the order of their steps, without those that a rollback undid.
+
+    Args:
+        folder: The run folder.
+    """
+    kept: list[dict[str, Any]] = []
+    for change in (change for start in _starts(folder) for change in start.get("changes", [])):
+        if "rollback" in change:
+            kept = [earlier for earlier in kept if earlier["step"] <= change["rollback"]]
+        else:
+            if change.get("typed"):
+                kept = [e for e in kept if e["key"] != change["key"] or e["step"] <= change["step"]]
+            kept.append(change)
+    return sorted(kept, key=lambda change: int(change["step"]))
+
+
+def _starts(folder: Path) -> list[dict[str, Any]]:
+    path = folder / "run.json"
+    starts: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
+    return starts
+
+
+def _write(folder: Path, starts: list[dict[str, Any]]) -> None:
+    beside = folder / ".run.json.partial"
+    beside.write_text(json.dumps(starts, indent=1, default=str))
+    os.replace(beside, folder / "run.json")
 
 
 def _version(package: str) -> str | None:

@@ -200,9 +200,15 @@ class Chaos:
 
     def _damage(self, folder: Path) -> str | None:
         """Harm the newest checkpoint, if there is an older one; its name."""
-        found = sorted((folder / "checkpoints").glob("step-*"))
+        from lmstack.models.checkpoint_folder import DamagedCheckpointError, checkpoints_in, read_manifest
+
+        found = checkpoints_in(folder)
         if len(found) < 2:
             return None
+        try:
+            read_manifest(found[-1])
+        except DamagedCheckpointError:
+            return found[-1].name  # still, from the last time
         damage = self.random.choice(DAMAGES)
         manifest, file = (
             found[-1] / "manifest.json",

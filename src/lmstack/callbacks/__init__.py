@@ -1,8 +1,11 @@
 """What happens around training: saving, measuring, showing."""
 
 from lmstack.callbacks.checkpointing import Checkpointing, FolderCheckpointIO
+from lmstack.callbacks.control import Control
+from lmstack.callbacks.heartbeat import Heartbeat
 from lmstack.callbacks.learning_rate_logger import LearningRateLogger
 from lmstack.callbacks.metrics_csv import MetricsCsv
+from lmstack.callbacks.post_mortem import PostMortem
 from lmstack.callbacks.preemption import Preemption
 from lmstack.callbacks.rollout_logger import RolloutLogger
 from lmstack.callbacks.run_progress import RunProgress
@@ -15,9 +18,12 @@ from lmstack.callbacks.weight_average import WeightAverage
 
 __all__ = [
     "Checkpointing",
+    "Control",
     "FolderCheckpointIO",
+    "Heartbeat",
     "LearningRateLogger",
     "MetricsCsv",
+    "PostMortem",
     "Preemption",
     "RolloutLogger",
     "RunProgress",

@@ -37,6 +37,7 @@ TOP_LEVEL = (
     "logger",
     "ckpt_path",
     "overwrite",
+    "supervise",
 )
 
 

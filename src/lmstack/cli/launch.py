@@ -1,8 +1,12 @@
 """From the words of the command line to a training run, a sweep or a help text."""
 
 import os
+from pathlib import Path
 
 from lmstack.cli.args import parse_arguments
+
+SUPERVISED = "LMSTACK_SUPERVISED"
+"""Set in the environment of a process that another one watches over."""
 
 
 def launch(command: str, argv: list[str]) -> int:
@@ -32,6 +36,11 @@ def launch(command: str, argv: list[str]) -> int:
     composition = compose(arguments)  # before torch is imported: most mistakes are told in a third of a second
     if not is_named and choose_run_to_continue(composition):
         composition = compose(arguments)
+    if command == "fit" and SUPERVISED not in os.environ:
+        from lmstack.cli.supervisor import supervise, supervisor_config
+
+        if config := supervisor_config(composition.values.get("supervise")):
+            return supervise(config, arguments, Path(composition.values["trainer"]["default_root_dir"]))
     from lmstack.cli.lean_imports import import_lightning
 
     import_lightning(composition.values)

@@ -30,7 +30,8 @@ TOOLS = {
     "tokenizer": "train | report",
     "generate": "text from a checkpoint",
     "pipeline": "stages one after the other, each from the one before, and a report",
-    "inspect": "one batch, decoded, documents and supervised tokens marked",
+    "inspect": "one batch, decoded, documents and supervised tokens marked; what a run failed of",
+    "control": "set a value, save, stop or roll back a run that goes on",
     "plan": "parameters, FLOPs, memory and time of a config",
     "config": "compose a config and print it",
 }

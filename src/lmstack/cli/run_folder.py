@@ -12,7 +12,19 @@ from lmstack.cli.resolvers import RUN_ID
 
 CHECKPOINTS = "checkpoints"
 # What a run writes; `overwrite=true` removes these and nothing else.
-WRITTEN = (CHECKPOINTS, "config*.yaml", "run.json", "metrics.csv", "samples.jsonl", "events.out.tfevents.*")
+WRITTEN = (
+    CHECKPOINTS,
+    "config*.yaml",
+    "run.json",
+    "metrics.csv",
+    "samples.jsonl",
+    "events.out.tfevents.*",
+    "heartbeats",
+    "post_mortem",
+    "restarts.jsonl",
+    "excluded_hosts.txt",
+    "control",
+)
 _RUN_ID = re.compile(r"\$\{run_id:\}")
 
 

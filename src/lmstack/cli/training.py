@@ -18,6 +18,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lmstack.cli.compose import Composition
 from lmstack.cli.explain import condensed, mistakes
 from lmstack.cli.failures import ConfigError
+from lmstack.cli.launch import SUPERVISED
 from lmstack.cli.ownership import given_max_steps, refuse_no_length
 from lmstack.cli.quiet import after_lightning
 from lmstack.cli.run_folder import CHECKPOINTS, refuse_used_folder, remove_old_run, resolve_checkpoint
@@ -26,7 +27,7 @@ from lmstack.cli.stage_table import Stage, load_stage
 from lmstack.models.checkpoint_folder import folder_name
 
 RESULT = "LMSTACK_RESULT"
-_PRIVATE = ("stage", "vars", "overwrite", "hydra", "callbacks", "logger")
+_PRIVATE = ("stage", "vars", "overwrite", "supervise", "hydra", "callbacks", "logger")
 
 
 def train(command: str, composition: Composition) -> int:
@@ -219,6 +220,10 @@ class RunCLI(LightningCLI):
             from lmstack.cli.announce import Announce
 
             callbacks.insert(0, Announce(self.composition.values))
+            if SUPERVISED in os.environ:
+                from lmstack.callbacks.heartbeat import Heartbeat
+
+                callbacks.append(Heartbeat())
             parsed: Namespace = self.config[self.command]
             callbacks.append(SaveConfig(saved_config(self.composition, self._parser(self.command), parsed)))
         return pl.Trainer(**{**given, "callbacks": callbacks, **kwargs})

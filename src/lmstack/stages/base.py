@@ -35,6 +35,9 @@ class LanguageModule(L.LightningModule, ABC):
     lora: LoRAConfig | None = None
     """Adapters on the transformer, where it has some."""
 
+    uses_dropout = True
+    """Whether `transformer.dropout` holds in training."""
+
     def __init__(
         self,
         transformer: Transformer,

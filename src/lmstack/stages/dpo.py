@@ -67,6 +67,8 @@ class DPO(SupervisedModule):
         compile_blocks: Run each block through `torch.compile`.
     """
 
+    uses_dropout = False
+
     def __init__(
         self,
         loss: PreferenceLoss,

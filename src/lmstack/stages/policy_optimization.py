@@ -66,6 +66,8 @@ class PolicyOptimization(LanguageModule, ABC):
         compile_blocks: Run each block through `torch.compile`.
     """
 
+    uses_dropout = False
+
     def __init__(
         self,
         transformer: Transformer,

@@ -1,0 +1,220 @@
+"""Changes of a run that goes on: `lmstack control`."""
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+
+from lmstack.callbacks.checkpointing import Checkpointing, Leave
+from lmstack.callbacks.preemption import EX_INTERRUPTED
+from lmstack.callbacks.settings import Setting, settings_of
+from lmstack.control_requests import answer, take_request
+from lmstack.models.checkpoint_folder import DamagedCheckpointError, folder_name, read_manifest, set_aside_after
+from lmstack.run_record import add_change, read_changes
+
+EX_START_AGAIN = 76
+"""Exit status of a run that was put back to an earlier checkpoint and wants to be started from there."""
+
+SECONDS_BETWEEN_LOOKS = 1.0
+
+log = logging.getLogger(__name__)
+
+
+class Control(L.Callback):
+    """Does what `lmstack control <run>` asks for, at the end of a step, on every rank.
+
+    Requests are files in `control/`, of the user who runs the training and writable by nobody else; others are refused.
+    Every change of a setting is in `run.json`, with its step. A run that goes on from an earlier checkpoint makes it
+    again at the same step. A value that is typed anew when the run is resumed goes before it.
+    """
+
+    def __init__(self) -> None:
+        self.values: dict[str, float | None] = {}
+        self._settings: dict[str, Setting] = {}
+        self._restored: dict[str, Any] | None = None
+        self._to_come: list[dict[str, Any]] = []
+        self._last_look = 0.0
+        self._group: torch.distributed.ProcessGroup | None = None
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Put back what was changed, and look up what is to be changed again.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The stage.
+        """
+        self._settings = settings_of(trainer, pl_module)
+        configured = {key: setting.configured for key, setting in self._settings.items()}
+        self.values = dict(configured)
+        typed: dict[str, float | None] = {}
+        if self._restored is not None:
+            for key, saved in self._restored["values"].items():
+                if key in self._settings and saved != self.values[key]:
+                    if not self._settings[key].is_in_optimizer:
+                        self._settings[key].write(self.values[key], saved)
+                    self.values[key] = saved
+            before = self._restored["configured"]
+            typed = {key: value for key, value in configured.items() if key in before and before[key] != value}
+        for key, value in typed.items():
+            self._record(trainer, key, value, typed=True)
+            self._set(key, value)
+        self._restored = None
+        self._look_up_changes(trainer)
+        folder = Path(trainer.default_root_dir)
+        if trainer.is_global_zero:
+            while (request := take_request(folder)) is not None:
+                answer(request, "refused: the run has only just started. Ask again.")
+        if trainer.world_size > 1:
+            self._group = torch.distributed.new_group(backend="gloo")
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Make the changes that were made at this step before, and do what is asked for.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The stage.
+            outputs: Ignored.
+            batch: Ignored.
+            batch_idx: Ignored.
+        """
+        while self._to_come and self._to_come[0]["step"] <= trainer.global_step:
+            change = self._to_come.pop(0)
+            if change["key"] in self._settings:
+                self._set(change["key"], change["to"])
+                log.info("step %d: %s is %s again", trainer.global_step, change["key"], change["to"])
+        request = self._agreed_request(trainer)
+        if request is not None:
+            self._do(trainer, request)
+
+    def on_rollback(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start anew from where the run was put back to.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The stage.
+        """
+        for key, saved in (self._restored or {"values": {}})["values"].items():
+            if not self._settings[key].is_in_optimizer and saved != self.values[key]:
+                self._settings[key].write(self.values[key], saved)
+            self.values[key] = saved
+        self._restored = None
+        self._look_up_changes(trainer)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the config said, and what holds."""
+        configured = {key: setting.configured for key, setting in self._settings.items()}
+        return {"configured": configured, "values": dict(self.values)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take it back.
+
+        Args:
+            state_dict: What `state_dict` gave.
+        """
+        self._restored = state_dict
+
+    def _agreed_request(self, trainer: L.Trainer) -> dict[str, Any] | None:
+        request = None
+        if trainer.is_global_zero and time.monotonic() - self._last_look >= SECONDS_BETWEEN_LOOKS:
+            self._last_look = time.monotonic()
+            request = take_request(Path(trainer.default_root_dir))
+        if self._group is None:
+            return request
+        flag = torch.tensor(request is not None, dtype=torch.uint8)
+        torch.distributed.broadcast(flag, src=0, group=self._group)
+        if not flag:
+            return None
+        agreed: dict[str, Any] | None = trainer.strategy.broadcast(request)  # type: ignore[arg-type]
+        return agreed
+
+    def _do(self, trainer: L.Trainer, request: dict[str, Any]) -> None:
+        """Carry out a request that every rank has; what cannot be is answered, and nothing of it is done."""
+        try:
+            said = self._carry_out(trainer, request)
+        except ValueError as error:
+            said = f"refused: {error}"
+        self._say(trainer, request, said)
+        if request["command"] == "rollback" and not said.startswith("refused"):
+            raise SystemExit(EX_START_AGAIN)
+
+    def _carry_out(self, trainer: L.Trainer, request: dict[str, Any]) -> str:
+        match request["command"]:
+            case "set":
+                return self._change(trainer, request["changes"])
+            case "save" | "stop" as command:
+                checkpointing = _checkpointing(trainer)
+                checkpointing.request(None if command == "save" else Leave("lmstack control stop", EX_INTERRUPTED))
+                return f"step {trainer.global_step} is saved" + (", and the run ends" if command == "stop" else "")
+            case "rollback":
+                return self._roll_back(trainer, request["step"])
+            case other:
+                raise ValueError(f"unknown command {other!r}.")
+
+    def _change(self, trainer: L.Trainer, texts: dict[str, str]) -> str:
+        for key in texts:
+            if key not in self._settings:
+                raise ValueError(
+                    f"{key} cannot be changed while the run goes on. These can: {', '.join(self._settings)}. For "
+                    "anything else, stop the run and start it again with the new value and ckpt_path=last."
+                )
+        wanted = {key: self._settings[key].parse(key, text) for key, text in texts.items()}
+        said = []
+        for key, value in wanted.items():
+            said.append(f"{key} {_shown(self.values[key])} -> {_shown(value)}")
+            self._record(trainer, key, value)
+            self._set(key, value)
+        return f"after step {trainer.global_step}: {', '.join(said)}"
+
+    def _roll_back(self, trainer: L.Trainer, step: int) -> str:
+        checkpoint = Path(trainer.default_root_dir) / "checkpoints" / folder_name(step)
+        _checkpointing(trainer).wait(trainer)
+        trouble = None
+        if trainer.is_global_zero:
+            try:
+                read_manifest(checkpoint)
+            except DamagedCheckpointError as error:
+                trouble = str(error)
+        trouble = trainer.strategy.broadcast(trouble)
+        if trouble is not None:
+            raise ValueError(f"{trouble} Name the step of a checkpoint that is there.")
+        if trainer.is_global_zero:
+            set_aside_after(Path(trainer.default_root_dir), step)
+            add_change(Path(trainer.default_root_dir), {"step": trainer.global_step, "rollback": step})
+        trainer.strategy.barrier()
+        return f"left at step {trainer.global_step}: the run goes on from step {step} when it is started again"
+
+    def _look_up_changes(self, trainer: L.Trainer) -> None:
+        changes = read_changes(Path(trainer.default_root_dir)) if trainer.is_global_zero else None
+        changes = trainer.strategy.broadcast(changes)
+        assert changes is not None
+        self._to_come = [change for change in changes if change["step"] > trainer.global_step]
+
+    def _record(self, trainer: L.Trainer, key: str, value: float | None, **facts: Any) -> None:
+        if trainer.is_global_zero:
+            change = {"step": trainer.global_step, "key": key, "from": self.values[key], "to": value, **facts}
+            add_change(Path(trainer.default_root_dir), change)
+
+    def _set(self, key: str, value: float | None) -> None:
+        self._settings[key].write(self.values[key], value)
+        self.values[key] = value
+
+    def _say(self, trainer: L.Trainer, request: dict[str, Any], said: str) -> None:
+        if trainer.is_global_zero:
+            log.info("lmstack control: %s", said)
+            answer(request, said)
+
+
+def _checkpointing(trainer: L.Trainer) -> Checkpointing:
+    found = next((c for c in trainer.callbacks if isinstance(c, Checkpointing)), None)  # type: ignore[attr-defined]
+    if found is None:
+        raise ValueError("the run has no callbacks.checkpointing.")
+    return found
+
+
+def _shown(value: float | None) -> str:
+    return "null" if value is None else f"{value:g}"

@@ -1,0 +1,132 @@
+"""What of a run can be changed while it goes on, and how."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import lightning as L
+from torch import nn
+
+from lmstack.nn.lora import LoRALinear
+from lmstack.optim.parameter_groups import EMBEDDING_GROUP, HEAD_GROUP, HIDDEN_GROUP
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A number of the config that the next step can be taken with.
+
+    Attributes:
+        configured: What the config says.
+        write: Makes a new value hold, given the one that holds.
+        least: Smallest value, itself allowed or not as `is_open` says.
+        is_open: Whether a value must be above `least`.
+        below: Values must be smaller; infinity for no limit.
+        may_be_null: Whether null means something.
+        is_in_optimizer: Whether a checkpoint brings it back with the optimizer's state.
+    """
+
+    configured: float | None
+    write: Callable[[Any, Any], None]
+    least: float = 0.0
+    is_open: bool = True
+    below: float = math.inf
+    may_be_null: bool = False
+    is_in_optimizer: bool = False
+
+    def parse(self, key: str, text: str) -> float | None:
+        """The value that a text means.
+
+        Args:
+            key: Of the setting.
+            text: As typed.
+
+        Raises:
+            ValueError: It is no number, or out of range.
+        """
+        if self.may_be_null and text == "null":
+            return None
+        try:
+            value = float(text)
+        except ValueError:
+            raise ValueError(f"{key}={text}: expected a number{' or null' if self.may_be_null else ''}.") from None
+        is_large_enough = value > self.least if self.is_open else value >= self.least
+        if not (is_large_enough and value < self.below):
+            limit = "" if self.below == math.inf else f" and below {self.below:g}"
+            raise ValueError(f"{key}={text}: must be {'above' if self.is_open else 'at least'} {self.least:g}{limit}.")
+        return value
+
+
+def settings_of(trainer: L.Trainer, module: L.LightningModule) -> dict[str, Setting]:
+    """The settings of a run by key; what is not there cannot be changed without starting it again.
+
+    Args:
+        trainer: The trainer.
+        module: The stage.
+    """
+    stage: Any = module
+    config = getattr(stage, "optimizer_config", None)
+    if config is None:
+        return {}
+    rates = {"model.optimizer.lr": "muon" if hasattr(config, "adamw_lr") else None}
+    if hasattr(config, "adamw_lr"):
+        rates["model.optimizer.adamw_lr"] = "adamw"
+    settings = {
+        key: Setting(getattr(config, key.rpartition(".")[2]), _rate_writer(trainer, algorithm), is_in_optimizer=True)
+        for key, algorithm in rates.items()
+    }
+    settings["model.optimizer.weight_decay"] = Setting(
+        config.weight_decay, _decay_writer(trainer, config.decay_embeddings), is_open=False, is_in_optimizer=True
+    )
+    if module.automatic_optimization:
+        clip = trainer.gradient_clip_val
+        settings["trainer.gradient_clip_val"] = Setting(
+            None if clip is None else float(clip), lambda _, new: setattr(trainer, "gradient_clip_val", new),
+            may_be_null=True,
+        )  # fmt: skip
+    elif hasattr(stage, "update"):
+
+        def limit(_: Any, new: float) -> None:
+            stage.update = replace(stage.update, max_grad_norm=new)
+
+        settings["model.update.max_grad_norm"] = Setting(stage.update.max_grad_norm, limit)
+    if getattr(stage, "uses_dropout", False):
+        settings["model.transformer.dropout"] = Setting(
+            stage.transformer.config.dropout, _dropout_writer(stage.transformer), is_open=False, below=1.0
+        )
+    return settings
+
+
+def _rate_writer(trainer: L.Trainer, algorithm: str | None) -> Callable[[float, float], None]:
+    def write(old: float, new: float) -> None:
+        """Scale, and do not set: groups have factors of their own, and so may other callbacks."""
+        for config in trainer.lr_scheduler_configs:
+            scheduler: Any = config.scheduler
+            for number, group in enumerate(scheduler.optimizer.param_groups):
+                if algorithm is None or group["algorithm"] == algorithm:
+                    scheduler.base_lrs[number] *= new / old
+                    group["initial_lr"] *= new / old
+                    group["lr"] *= new / old
+
+    return write
+
+
+def _decay_writer(trainer: L.Trainer, decay_embeddings: bool) -> Callable[[float, float], None]:
+    decaying = {HIDDEN_GROUP, HEAD_GROUP, *([EMBEDDING_GROUP] if decay_embeddings else [])}
+
+    def write(_: float, new: float) -> None:
+        for optimizer in trainer.optimizers:
+            for group in optimizer.param_groups:
+                if group["name"] in decaying:
+                    group["weight_decay"] = new
+
+    return write
+
+
+def _dropout_writer(transformer: nn.Module) -> Callable[[float, float], None]:
+    def write(_: float, new: float) -> None:
+        for module in transformer.modules():
+            if hasattr(module, "dropout") and not isinstance(module, LoRALinear):
+                module.dropout = nn.Dropout(new).train(module.training) if new else nn.Identity()
+
+    return write
