@@ -129,7 +129,7 @@ class Control(L.Callback):
         torch.distributed.broadcast(flag, src=0, group=self._group)
         if not flag:
             return None
-        agreed: dict[str, Any] | None = trainer.strategy.broadcast(request)  # type: ignore[arg-type]
+        agreed: dict[str, Any] | None = trainer.strategy.broadcast(request)
         return agreed
 
     def _do(self, trainer: L.Trainer, request: dict[str, Any]) -> None:

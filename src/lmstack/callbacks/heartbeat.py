@@ -102,6 +102,16 @@ class Heartbeat(L.Callback):
             self._stacks.close()
             self._stacks = None
 
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Stop listening: after an exception there is no `teardown`.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The stage.
+            exception: Ignored.
+        """
+        self.teardown(trainer, pl_module, "fit")
+
     def _beat(self, trainer: L.Trainer) -> None:
         now = time.monotonic()
         if now - self._last < SECONDS_BETWEEN_BEATS and self._last:

@@ -124,6 +124,16 @@ class Preemption(L.Callback):
             signal.signal(number, handler)
         self._previous.clear()
 
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Put the previous handlers back: after an exception there is no `teardown`.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The stage.
+            exception: Ignored.
+        """
+        self.teardown(trainer, pl_module, "fit")
+
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.received is signal.SIGINT and number == signal.SIGINT:
             raise KeyboardInterrupt

@@ -24,7 +24,7 @@ class Failure:
     Attributes:
         what: `failed`, `was killed by SIGKILL`, `hung`.
         exit_status: To end with.
-        rank: Which process was first; None when it is not known.
+        rank: Which process was first; None when it is not known, or all hang.
         host: Where it ran.
         step: Optimizer steps taken, as far as is known.
         error: The exception, where there was one.
@@ -73,7 +73,7 @@ class Watch:
         now = time.time()
         silent = [beat for beat in beats if now - beat["at"] > self.hang_seconds]
         if not beats and now - self._born > self.hang_seconds:
-            silent = [{"rank": None, "host": socket.gethostname(), "step": None}]
+            silent = [{"rank": "all, none ever started", "host": socket.gethostname(), "step": None}]
         self.hangs = self.hangs or silent
         if not self._vanished:  # whoever follows was pulled down by the first
             here = socket.gethostname()
@@ -90,10 +90,11 @@ class Watch:
         here = socket.gethostname()
         if self.hangs:
             first = min(self.hangs, key=lambda beat: beat.get("at", 0.0))
+            ranks = ", ".join(str(beat["rank"]) for beat in self.hangs)
+            rank = first["rank"] if len(self.hangs) == 1 and "pid" in first else None
+            what = f"hung for {self.hang_seconds:g} s" + (f" (silent: ranks {ranks})" if rank is None else "")
             details = str(self.stacks) if self.stacks else None
-            return Failure(
-                f"hung for {self.hang_seconds:g} s", 1, first["rank"], first["host"], first["step"], None, [], details
-            )
+            return Failure(what, 1, rank, first["host"], first["step"], None, [], details)
         reports = self._post_mortems()
         silent = [b for b in self._vanished if all(b["rank"] != report["rank"] for report in reports)]
         if silent and (len(silent) < len(_beats(self.run_folder)) or not reports):

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import FrameType
@@ -21,10 +22,12 @@ EXIT_TRY_AGAIN = 75
 EXIT_START_AGAIN = 76
 """The run wants to be started again at once, as after a rollback: no failure."""
 
+PROGRAM = (sys.executable, "-m", "lmstack", "fit")
 _FINAL = (0, EXIT_CONFIG, EXIT_INTERRUPTED, EXIT_TRY_AGAIN)
 _LONGEST_BACKOFF = 600.0
 _POLL_SECONDS = 0.2
 _LAST_LINES = 20
+_SHOWN_LINES = 5
 
 
 @dataclass(frozen=True)
@@ -73,23 +76,29 @@ def supervisor_config(value: Any) -> SupervisorConfig | None:
     return SupervisorConfig() if value is True else SupervisorConfig(**value)
 
 
-def supervise(config: SupervisorConfig, arguments: Arguments, run_folder: Path) -> int:
+def supervise(
+    config: SupervisorConfig, arguments: Arguments, run_folder: Path, program: Sequence[str] = PROGRAM
+) -> int:
     """Run `lmstack fit` until it ends well, is told to stop, or fails too often without progress.
 
     Args:
         config: When to give up.
         arguments: The command line.
         run_folder: Of the run.
+        program: What the words of the command line follow.
 
     Returns:
         The exit status of the last process.
     """
-    return _Supervisor(config, arguments, run_folder).run()
+    return _Supervisor(config, arguments, run_folder, program).run()
 
 
 class _Supervisor:
-    def __init__(self, config: SupervisorConfig, arguments: Arguments, run_folder: Path) -> None:
+    def __init__(
+        self, config: SupervisorConfig, arguments: Arguments, run_folder: Path, program: Sequence[str]
+    ) -> None:
         self.config = config
+        self.program = program
         self.arguments = arguments
         self.run_folder = run_folder
         self.process: subprocess.Popen[bytes] | None = None
@@ -122,15 +131,15 @@ class _Supervisor:
             for host in remember(self.run_folder, failure, self.config.exclude_after):
                 _say(f"{host} fails repeatedly: see excluded_hosts.txt. Slurm: --exclude={host}")
             _say(f"{failure}{' The last lines were:' if failure.last_lines else ''}")
-            for line in failure.last_lines[-8:]:
+            for line in failure.last_lines[-_SHOWN_LINES:]:
                 _say(f"  {line}")
             if gives_up:
                 _say(f"giving up after {in_a_row} failures without a newer checkpoint than step {progress}.")
                 return failure.exit_status
             wait = min(self.config.backoff_seconds * 2 ** (in_a_row - 1), _LONGEST_BACKOFF)
             _say(
-                f"starting again from step {step} in {wait:g} s "
-                f"(failure {in_a_row} of {self.config.max_failures} without progress)."
+                f"starting again {f'from step {step}' if step >= 0 else 'from the beginning'} in {wait:g} s "
+                f"(failure {in_a_row} of {self.config.max_failures} without a newer checkpoint)."
             )
             if not self._sleep(wait):
                 assert self.told_to_stop is not None
@@ -146,7 +155,7 @@ class _Supervisor:
 
     def _one_life(self, words: list[str]) -> tuple[int, Failure | None]:
         self.last_lines.clear()
-        command = [sys.executable, "-m", "lmstack", "fit", *words]
+        command = [*self.program, *words]
         environment = {**os.environ, SUPERVISED: "1"}
         watch = Watch(self.run_folder, self.config.hang_seconds)
         # A session of its own: what is sent to this process's group, such as Ctrl-C, reaches it through `_pass_on`.
