@@ -1,5 +1,6 @@
-"""`lmstack inspect`: what a training step is fed, as a person reads it."""
+"""`lmstack inspect`: what a training step is fed, or was fed when it failed, as a person reads it."""
 
+from pathlib import Path
 from typing import Any
 
 from lmstack.cli.args import Arguments, parse_arguments
@@ -7,12 +8,16 @@ from lmstack.cli.failures import ConfigError
 
 HELP = """\
 usage: lmstack inspect --config conf/<name>.yaml [key=value ...] [batch=0] [rows=2]
+       lmstack inspect post_mortem=<run>/post_mortem/<folder> [key=value ...] [rows=2]
 
 Shows the batch of an optimizer step, decoded: documents with their ids and positions, ⟦supervised⟧ tokens, counts;
 for preferences which answer is better, for reinforcement learning the prompts.
 
   batch=0   which optimizer step, counted from 0 (as one process would see it)
   rows=2    how many of its rows
+
+With post_mortem, what a run was doing when it failed: the exception, gradient norms, the batch; and the loss of the
+batch, computed again with the weights and random numbers of that moment.
 """
 
 
@@ -28,6 +33,14 @@ def main(argv: list[str]) -> int:
     arguments = parse_arguments(argv)
     if arguments.wants_help:
         print(HELP, end="")
+        return 0
+    post_mortem = next((o for o in arguments.overrides if o.key == "post_mortem"), None)
+    if post_mortem is not None:
+        from lmstack.cli.inspect_post_mortem import show_post_mortem
+
+        arguments.overrides.remove(post_mortem)
+        rows = _taken(arguments, "rows", 2)
+        show_post_mortem(Path(post_mortem.value or ""), arguments.overrides, rows)
         return 0
     batch, rows = _taken(arguments, "batch", 0), _taken(arguments, "rows", 2)
     from lmstack.cli.compose import compose
@@ -87,12 +100,21 @@ def show_step(data: Any, step: int, num_rows: int) -> None:
     taken = next(iter(loader))
     console = Console(highlight=False, markup=False, soft_wrap=True)
     if isinstance(taken, PromptBatch):
-        _show_prompts(console, data, taken, step, num_rows)
+        show_prompts(console, data, taken, step, num_rows)
     else:
-        _show_rows(console, data, taken, step, num_rows)
+        show_rows(console, data, taken, step, num_rows)
 
 
-def _show_rows(console: Any, data: Any, batches: list[Any], step: int, num_rows: int) -> None:
+def show_rows(console: Any, data: Any, batches: list[Any], step: int, num_rows: int) -> None:
+    """Print rows of micro-batches.
+
+    Args:
+        console: Where to.
+        data: A data module with the tokenizer.
+        batches: Micro-batches.
+        step: Which optimizer step, for the heading.
+        num_rows: How many rows.
+    """
     from lmstack.data.batch import PreferenceBatch
     from lmstack.data.rendering import LEGEND, count_rows, render_row
 
@@ -123,7 +145,16 @@ def _standing(batch: Any, row: int) -> str:
     return f"prompt {int(batch.group[row])}: better than {wins} and worse than {losses} of its answers{label}"
 
 
-def _show_prompts(console: Any, data: Any, batch: Any, step: int, num_rows: int) -> None:
+def show_prompts(console: Any, data: Any, batch: Any, step: int, num_rows: int) -> None:
+    """Print prompts of a rollout.
+
+    Args:
+        console: Where to.
+        data: A data module with the tokenizer.
+        batch: The prompts.
+        step: Which rollout, for the heading.
+        num_rows: How many prompts.
+    """
     from lmstack.data.rendering import visible
 
     total = sum(map(len, batch.prompts))

@@ -142,8 +142,9 @@ class LanguageModule(L.LightningModule, ABC):
 
     # ---- private ------------------------------------------------------------------------------------------------
 
-    def _seed_step(self, step: int) -> None:
-        words = np.random.SeedSequence((self.base_seed or 0, step, self.global_rank)).generate_state(3, np.uint32)
+    def _seed_step(self, step: int, rank: int | None = None) -> None:
+        rank = self.global_rank if rank is None else rank
+        words = np.random.SeedSequence((self.base_seed or 0, step, rank)).generate_state(3, np.uint32)
         seed = int(words[0]) << 32 | int(words[1])
         # Not torch.manual_seed: for every backend there could be it notes the call stack, 4 ms a step without a GPU.
         torch.default_generator.manual_seed(seed)
