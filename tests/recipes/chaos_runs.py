@@ -96,18 +96,18 @@ def command(name: str, run_folder: str) -> list[str]:
 
 
 class SampleOrder(L.Callback):
-    """Writes a line for each step it is handed: its number, and a hash of its samples."""
+    """Writes a line for each sample it is handed: the number of the step, and a hash."""
 
     def __init__(self, path: str) -> None:
         self.path = path
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, *_: Any) -> None:
         if isinstance(batch, PromptBatch):
-            content = json.dumps([batch.prompts, batch.rows, batch.ids.tolist()]).encode()
+            samples = [json.dumps(sample).encode() for sample in zip(batch.prompts, batch.rows, batch.ids.tolist())]
         else:
-            content = b"".join(part.input_ids.numpy().tobytes() for part in batch)
+            samples = [row.numpy().tobytes() for part in batch for row in part.input_ids]
         with open(self.path, "a") as file:
-            file.write(f"{trainer.global_step} {hashlib.sha256(content).hexdigest()}\n")
+            file.write("".join(f"{trainer.global_step} {hashlib.sha256(sample).hexdigest()}\n" for sample in samples))
 
 
 def outcome(run_folder: Path) -> dict[str, Any]:

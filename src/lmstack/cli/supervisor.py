@@ -51,8 +51,8 @@ class SupervisorConfig:
         """Check the ranges."""
         for name, least in (("max_failures", 1), ("backoff_seconds", 0), ("hang_seconds", 5), ("exclude_after", 1)):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or value < least:
-                raise ConfigError(f"supervise.{name}={value!r}: must be a number, at least {least}.")
+            if value < least:
+                raise ConfigError(f"supervise.{name}={value:g}: must be at least {least}.")
 
 
 def supervisor_config(value: Any) -> SupervisorConfig | None:
@@ -66,14 +66,18 @@ def supervisor_config(value: Any) -> SupervisorConfig | None:
     """
     if not value:
         return None
-    names = [field.name for field in fields(SupervisorConfig)]
-    if value is not True and not (isinstance(value, dict) and set(value) <= set(names)):
-        raise ConfigError(f"supervise={value!r}: use true, or set supervise.{', supervise.'.join(names)}.")
+    types = {field.name: type(field.default) for field in fields(SupervisorConfig)}
+    if value is not True and not (isinstance(value, dict) and set(value) <= set(types)):
+        raise ConfigError(f"supervise={value!r}: use true, or set supervise.{', supervise.'.join(types)}.")
+    given = {} if value is True else value
+    for name, number in given.items():
+        if isinstance(number, bool) or not isinstance(number, int | types[name]):
+            raise ConfigError(f"supervise.{name}={number!r}: expected {types[name].__name__}.")
     if "TORCHELASTIC_RUN_ID" in os.environ:
         raise ConfigError("supervise: torchrun starts a run again by itself. Use its --max-restarts, and no supervise.")
     if int(os.environ.get("SLURM_NTASKS", "1")) > 1:
         raise ConfigError("supervise: one process must start all others. Use srun with one torchrun on each node.")
-    return SupervisorConfig() if value is True else SupervisorConfig(**value)
+    return SupervisorConfig(**{name: types[name](number) for name, number in given.items()})
 
 
 def supervise(
