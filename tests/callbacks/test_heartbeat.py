@@ -65,5 +65,5 @@ def test_a_process_that_hangs_writes_its_stacks_and_ends(tmp_path: Path) -> None
 
 
 def test_a_hang_shorter_than_the_beat_is_refused() -> None:
-    with pytest.raises(ValueError, match="hang_seconds=1.0: must be above 2"):
+    with pytest.raises(ValueError, match=r"hang_seconds=1\.0: must be above 2"):
         Heartbeat(hang_seconds=1.0)

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+sys.path.insert(0, str(Path(__file__).parents[1]))
 os.environ |= {"LMSTACK_RUN_ID": "chaos", "CUDA_VISIBLE_DEVICES": ""}
 
 WAYS = ("anywhere", "training", "training", "saving", "saving", "sigterm", "sigterm then kill")

@@ -33,7 +33,7 @@ def start(project: Path, run: str, workers: int, *overrides: str) -> subprocess.
         *overrides,
     ]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={workers}"]
-    path = os.pathsep.join([str(TESTS), str(TESTS / "recipes"), *sys.path])
+    path = os.pathsep.join([str(TESTS), *sys.path])
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         [*torchrun, "--max-restarts=2", "-m", "lmstack", *words],

@@ -15,7 +15,7 @@ from lmstack.models.checkpoint_folder import newest_valid_checkpoint
 from tiny_chats import chats, rows_file
 from tiny_corpus import tiny_corpus
 
-CONF = Path(__file__).parents[2] / "conf"
+CONF = Path(__file__).parents[1] / "conf"
 ORDER = "order.txt"
 TIMES = ("time/", "throughput/", "mfu/")
 SHARED = [
