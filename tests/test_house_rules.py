@@ -75,7 +75,7 @@ def test_every_command_shown_exists_and_its_line_can_be_read(document: Path) -> 
         where = f"{document.relative_to(ROOT)}: lmstack {shlex.join(command)}"
         assert name in TRAINING | TOOLS, where
         if name == "control":
-            parse_request(rest)
+            assert not rest or parse_request(rest), where
             continue
         subcommands = FUNCTIONS.get(name)
         if isinstance(subcommands, dict) and rest:
