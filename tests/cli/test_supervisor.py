@@ -121,6 +121,18 @@ if life == 1:
     assert failure["what"] == "was killed"
 
 
+@pytest.mark.parametrize(
+    ("end", "what", "status"),
+    [("sys.exit(9)", "ended with exit status 9", 9), ("os.kill(os.getpid(), 9)", "was killed by SIGKILL", 137)],
+)
+def test_a_process_that_leaves_no_word_is_told_by_its_status(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str, what: str, status: int
+) -> None:
+    assert supervised(tmp_path, monkeypatch, f"beat(0, step=3)\n{end}", max_failures=1) == status
+    (failure,) = restarts()
+    assert (failure["rank"], failure["step"], failure["what"]) == (0, 3, what)
+
+
 def test_the_first_error_is_the_one_that_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     body = """
 for rank, when, error in ((0, 2.0, "connection reset"), (3, 1.0, "out of memory")):

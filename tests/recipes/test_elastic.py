@@ -46,7 +46,7 @@ def start(project: Path, run: str, workers: int, *overrides: str) -> subprocess.
 
 
 def finish(process: subprocess.Popen[str]) -> str:
-    said, _ = process.communicate(timeout=900)
+    said, _ = process.communicate(timeout=1800)
     assert process.returncode == 0, said
     return said
 
@@ -62,7 +62,7 @@ def test_a_worker_that_is_killed_is_replaced_and_the_run_ends_as_if_nothing_had_
     project: Path, undisturbed: dict[str, Any]
 ) -> None:
     process = start(project, "runs/killed", 2, "trainer.max_steps=18")
-    folder, end = project / "runs/killed", time.monotonic() + 300
+    folder, end = project / "runs/killed", time.monotonic() + 900
     while not (folder / "checkpoints" / "step-00000006").exists() and time.monotonic() < end:
         time.sleep(0.01)
         assert process.poll() is None, process.communicate()[0]

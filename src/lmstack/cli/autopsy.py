@@ -99,15 +99,13 @@ class Watch:
         silent = [b for b in self._vanished if all(b["rank"] != report["rank"] for report in reports)]
         if silent and (len(silent) < len(_beats(self.run_folder)) or not reports):
             beat = silent[0]
-            what = "was killed" if status > 0 or len(silent) > 1 else f"was killed by {signal.Signals(-status).name}"
-            rank, step = beat["rank"], beat["step"]
-            return Failure(what, exit_status, rank, beat["host"], step, None, last_lines, None)
+            what = _how_it_ended(status) if beat["rank"] == 0 else "was killed"
+            return Failure(what, exit_status, beat["rank"], beat["host"], beat["step"], None, last_lines, None)
         if reports:
             first = min(reports, key=lambda report: report["time"])
             rank, host, step, error = (first[name] for name in ("rank", "host", "step", "error"))
             return Failure("failed", exit_status, rank, host, step, error, [], first["folder"])
-        what = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with exit status {status}"
-        return Failure(what, exit_status, None, here, None, None, last_lines, None)
+        return Failure(_how_it_ended(status), exit_status, None, here, None, None, last_lines, None)
 
     def end_survivors(self, session: int) -> None:
         """Kill what the first process left behind.
@@ -125,6 +123,10 @@ class Watch:
             if facts.get("time", 0.0) >= self._born:
                 found.append({**facts, "folder": str(path.parent)})
         return found
+
+
+def _how_it_ended(status: int) -> str:
+    return f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with exit status {status}"
 
 
 def stacks_of_all(run_folder: Path, session: int) -> Path:
