@@ -276,8 +276,9 @@ def prepare(names: list[str]) -> None:
         importlib.import_module(f"lmstack.cli.{module}")
     for module in ("callbacks", "stages.ppo", "stages.sft", "data.modules.pretraining", "data.modules.prompts"):
         importlib.import_module(f"lmstack.{module}")
-    import chaos_runs
     import torch
+
+    import chaos_runs
 
     torch.set_num_threads(1)
     chaos_runs.make_project(Path())

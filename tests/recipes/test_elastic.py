@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-import chaos_runs
 import pytest
 
+import chaos_runs
 from lmstack.callbacks.metrics_csv import read_metrics
 
 TESTS = Path(__file__).parents[1]
