@@ -10,6 +10,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+SPIKES = "spikes.jsonl"
+"""In the run folder: what the spike guard decided."""
+
 PACKAGES = (
     "lmstack",
     "torch",

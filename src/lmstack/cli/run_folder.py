@@ -12,7 +12,15 @@ from lmstack.cli.resolvers import RUN_ID
 
 CHECKPOINTS = "checkpoints"
 # What a run writes; `overwrite=true` removes these and nothing else.
-WRITTEN = (CHECKPOINTS, "config*.yaml", "run.json", "metrics.csv", "samples.jsonl", "events.out.tfevents.*")
+WRITTEN = (
+    CHECKPOINTS,
+    "config*.yaml",
+    "run.json",
+    "metrics.csv",
+    "samples.jsonl",
+    "spikes.jsonl",
+    "events.out.tfevents.*",
+)
 _RUN_ID = re.compile(r"\$\{run_id:\}")
 
 
