@@ -6,13 +6,16 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-_DEVIATIONS_PER_MAD = 1.4826
-"""Standard deviations of a normal distribution in one median absolute deviation (Rousseeuw and Croux 1993)."""
+_DEVIATIONS_PER_MEDIAN = 1.4826
+"""Standard deviations of a normal distribution in the median of its absolute values (Rousseeuw and Croux 1993)."""
 
-_LEAST_RELATIVE_SPREAD = 0.01
-"""Of the loss, as a share of its median: where the same batch comes again and again, noise is no measure."""
+_LEVEL_STEPS = 8
+"""Accepted steps whose median is what the next step is expected to be: few, for a loss that falls fast."""
 
-_LEAST_LOG_SPREAD = 0.1
+_LEAST_RELATIVE_SPREAD = 0.02
+"""Of the loss, as a share of its level: where the same batch comes again and again, noise is no measure."""
+
+_LEAST_LOG_SPREAD = 0.25
 """Of the logarithm of the gradient norm."""
 
 _LEAST_NORM = 1e-30
@@ -23,7 +26,7 @@ class Verdict(NamedTuple):
 
     Attributes:
         is_rejected: Whether its update must not be made.
-        numbers: Loss, gradient norm, how many deviations each is above its median, and 1 where it is rejected.
+        numbers: Loss, gradient norm, how many deviations each is above its level, and 1 where it is rejected.
     """
 
     is_rejected: Bool[Tensor, ""]
@@ -31,17 +34,18 @@ class Verdict(NamedTuple):
 
 
 class SpikeDetector:
-    """Compares loss and gradient norm with the medians of the last accepted steps.
+    """Compares loss and gradient norm with what the last accepted steps lead to expect.
 
-    A step is rejected when one of them is not finite, or stands more than `threshold` robust standard deviations
-    (1.4826 median absolute deviations) above its median; of the norm the logarithm is taken, for it varies by factors.
-    Rejected steps are not remembered, so an outlier does not widen what comes next. Everything is tensors: nothing
-    waits for the device.
+    The level is the median of the last 8 accepted steps; the noise is 1.4826 times the median, over a longer window,
+    of how far a step was from the level before it: robust estimates of a mean and a standard deviation that outliers do
+    not move, and that a falling loss does not widen. A step is rejected when loss or norm is not finite, or stands more
+    than `threshold` of those deviations above its level; of the norm the logarithm is taken, for it varies by factors.
+    Rejected steps are not remembered. Everything is tensors: nothing waits for the device.
 
     Args:
-        threshold: Deviations above the median; above 0.
-        window: Accepted steps that are remembered, at least 2.
-        min_history: Accepted steps before which only what is not finite is rejected.
+        threshold: Deviations above the level; above 0.
+        window: Accepted steps that the noise is taken from, at least `min_history`.
+        min_history: Accepted steps before which only what is not finite is rejected, at least 2.
 
     Raises:
         ValueError: A number is out of its range.
@@ -55,10 +59,10 @@ class SpikeDetector:
         self.threshold = threshold
         self.window = window
         self.min_history = min_history
-        self.history: Float[Tensor, "2 window"] = torch.full((2, window), torch.nan)
+        # Loss, log of the norm, and how far each was from its level; the newest step last, NaN where there is none yet.
+        self.history: Float[Tensor, "4 window"] = torch.full((4, window), torch.nan)
         self.num_accepted: Int[Tensor, ""] = torch.zeros((), dtype=torch.int64)
-        self._slots = torch.arange(window)
-        self._least_norm = torch.tensor(_LEAST_LOG_SPREAD)
+        self._least_log_spread = torch.tensor(_LEAST_LOG_SPREAD)
 
     def to(self, device: torch.device) -> None:
         """Move the memory.
@@ -67,7 +71,7 @@ class SpikeDetector:
             device: Where loss and norm will be.
         """
         self.history, self.num_accepted = self.history.to(device), self.num_accepted.to(device)
-        self._slots, self._least_norm = self._slots.to(device), self._least_norm.to(device)
+        self._least_log_spread = self._least_log_spread.to(device)
 
     @torch.no_grad()
     def judge(self, loss: Float[Tensor, ""], grad_norm: Float[Tensor, ""]) -> Verdict:
@@ -79,14 +83,14 @@ class SpikeDetector:
         """
         seen = torch.stack([loss.float(), grad_norm.float()])
         values = torch.stack([seen[0], seen[1].clamp(min=_LEAST_NORM).log()])
-        medians = self.history.nanmedian(dim=1).values
-        spread = (self.history - medians[:, None]).abs().nanmedian(dim=1).values * _DEVIATIONS_PER_MAD
-        least = torch.stack([medians[0].abs() * _LEAST_RELATIVE_SPREAD, self._least_norm])
-        scores = (values - medians) / torch.maximum(spread, least)
+        level = self.history[:2, -_LEVEL_STEPS:].nanmedian(dim=1).values
+        noise = self.history[2:].nanmedian(dim=1).values * _DEVIATIONS_PER_MEDIAN
+        least = torch.stack([level[0].abs() * _LEAST_RELATIVE_SPREAD, self._least_log_spread])
+        scores = (values - level) / torch.maximum(noise, least)
         is_outlier = (scores > self.threshold).any() & (self.num_accepted >= self.min_history)
         is_rejected = is_outlier | ~seen.isfinite().all()
-        is_slot = (self._slots == self.num_accepted % self.window) & ~is_rejected
-        self.history = torch.where(is_slot, values[:, None], self.history)
+        newest = torch.cat([values, (values - level).abs()])[:, None]
+        self.history = torch.where(is_rejected, self.history, torch.cat([self.history[:, 1:], newest], dim=1))
         self.num_accepted = self.num_accepted + ~is_rejected
         return Verdict(is_rejected, torch.cat([seen, scores, is_rejected.float()[None]]))
 
