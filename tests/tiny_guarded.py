@@ -9,13 +9,13 @@ import numpy as np
 import torch
 
 from lmstack.callbacks import Checkpointing, MetricsCsv, RunRecorder, SpikeGuard, WeightAverage
-from lmstack.callbacks.decision_log import read_decisions
 from lmstack.callbacks.metrics_csv import read_metrics
 from lmstack.data.batch import TokenBatch
 from lmstack.data.batch_size import BatchSizePlan
 from lmstack.data.skipped_rows import SkippedRows
 from lmstack.data.step_loader import Rank, StepLoader
-from tiny_run import VOCAB, batch_of, tiny_config, tiny_stage, tiny_trainer
+from lmstack.run_record import read_lines
+from tiny_run import VOCAB, StepData, batch_of, tiny_config, tiny_stage, tiny_trainer
 
 ROWS_PER_STEP = 4
 
@@ -56,8 +56,8 @@ class GuardedData(L.LightningDataModule):
         rank = Rank(self.trainer.global_rank, self.trainer.world_size)
         return StepLoader(Rows(rank, self.spoilt, self.missing), {"data": "tiny"})
 
-    def val_dataloader(self) -> list[TokenBatch]:
-        return [batch_of([[1] * 9])]
+    def val_dataloader(self) -> Any:
+        return StepData([], [batch_of([[1] * 9])]).val_dataloader()
 
     def samples_at_step(self, step: int) -> int:
         return step * ROWS_PER_STEP
@@ -126,7 +126,7 @@ def run(
         "metrics": [
             {k: v for k, v in row.items() if not k.startswith("time/")} for row in read_metrics(folder / "metrics.csv")
         ],
-        "decisions": read_decisions(folder / "spikes.jsonl"),
+        "decisions": read_lines(folder / "spikes.jsonl"),
     }
 
 

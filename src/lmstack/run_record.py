@@ -62,6 +62,18 @@ def write_run_record(folder: Path, record: dict[str, Any]) -> None:
     os.replace(beside, path)
 
 
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a JSONL file that a run appends to; none when there is no file, and a torn last line is left out.
+
+    Args:
+        path: The file.
+    """
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
 def _version(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from lmstack.run_record import SPIKES
+from lmstack.run_record import SPIKES, read_lines
 
 
 class DecisionLog:
@@ -37,24 +37,12 @@ class DecisionLog:
         Args:
             num_decisions: Decisions made until now.
         """
-        kept = [entry for entry in read_decisions(self.path) if entry["decision"] < num_decisions]
+        kept = [entry for entry in read_lines(self.path) if entry["decision"] < num_decisions]
         if not self.path.exists():
             return
         beside = self.path.with_name(f".{SPIKES}.partial")
         beside.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
         os.replace(beside, self.path)
-
-
-def read_decisions(path: Path) -> list[dict[str, Any]]:
-    """The lines of a `spikes.jsonl`; none when there is no file, and a torn last line is left out.
-
-    Args:
-        path: The file.
-    """
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def _plain(value: Any) -> Any:

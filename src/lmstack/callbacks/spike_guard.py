@@ -11,11 +11,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lmstack.callbacks.checkpointing import FolderCheckpointIO
-from lmstack.callbacks.decision_log import DecisionLog, read_decisions, sentence
+from lmstack.callbacks.decision_log import DecisionLog, sentence
 from lmstack.callbacks.rollback import checkpoint_before, restart_loader, restore_run, scale_learning_rate
 from lmstack.callbacks.spike_policies import CALM_STEPS, RollbackPolicy, SkipPolicy, StopPolicy
 from lmstack.models.checkpoint_folder import checkpoints_in, step_of
 from lmstack.optim.spike_detector import SpikeDetector
+from lmstack.run_record import read_lines
 
 
 class _Pending(NamedTuple):
@@ -261,7 +262,7 @@ class SpikeGuard(L.Callback):
     def _catch_up(self, trainer: L.Trainer, *, goes_on: bool) -> None:
         """Apply rollbacks that the checkpoint does not know of, and forget decisions of steps yet to be taken."""
         log = DecisionLog(trainer.default_root_dir)
-        lines = trainer.strategy.broadcast(read_decisions(log.path) if trainer.is_global_zero else [])
+        lines = trainer.strategy.broadcast(read_lines(log.path) if trainer.is_global_zero else [])
         loader: Any = trainer.train_dataloader
         for line in lines if goes_on else []:
             if line["action"] != "rollback" or line["decision"] < self.num_decisions:
