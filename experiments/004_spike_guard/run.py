@@ -2,7 +2,8 @@
 
     python experiments/004_spike_guard/run.py --seeds 1 2 3
 
-Text is the source of Python's standard library, in bytes. Writes results.csv, curves.csv and docs/images/spike_guard.svg.
+Text is the source of Python's standard library, in bytes. Writes results.csv, curves.csv and
+docs/images/spike_guard.svg.
 """
 
 import argparse
