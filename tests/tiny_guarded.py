@@ -98,6 +98,7 @@ def run(
     steps: int = 24,
     data: GuardedData | None = None,
     optimizer: Any = None,
+    first: Collection[L.Callback] = (),
     extra: Collection[L.Callback] = (),
     kill_after: int | None = None,
     resume: Path | None = None,
@@ -107,7 +108,7 @@ def run(
     """The state of a run at its end."""
     average = WeightAverage(decay=0.9)
     callbacks: list[L.Callback] = [average, RunRecorder(), Checkpointing(every_n_steps=every_n_steps, keep_last=99)]
-    callbacks[1:1] = [guard] if guard else []
+    callbacks[1:1] = [*first, *([guard] if guard else [])]
     callbacks += [*extra, *([KillAt(kill_after)] if kill_after is not None else [])]
     chosen = {} if optimizer is None else {"optimizer": optimizer}
     stage = tiny_stage(seed=0 if resume is None else 99, config=tiny_config(dropout=0.1), **chosen)

@@ -12,7 +12,8 @@ import lightning as L
 import pytest
 import torch
 
-from lmstack.callbacks import SpikeGuard
+import ragged_rl
+from lmstack.callbacks import Checkpointing, SpikeGuard
 from lmstack.callbacks.spike_policies import RollbackPolicy, SkipPolicy, StopPolicy
 from lmstack.data.skipped_rows import SkippedRows
 from lmstack.models.checkpoint_folder import checkpoints_in, newest_valid_checkpoint, step_of
@@ -141,6 +142,27 @@ def test_a_run_that_is_killed_and_resumed_skips_and_goes_back_as_one_that_is_not
     assert_same(resumed, whole)
 
 
+class SaveAndLeave(L.Callback):
+    """A signal that arrives just when it has been decided, or is about to be, to go back."""
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        if trainer.global_step == 17:
+            next(c for c in trainer.callbacks if isinstance(c, Checkpointing)).save(trainer)
+            raise SystemExit
+
+
+@pytest.mark.parametrize("is_first", [True, False], ids=["before the decision", "after it"])
+def test_a_signal_between_decision_and_rollback_changes_nothing(tmp_path: Path, is_first: bool) -> None:
+    whole = run(tmp_path / "whole", rollback(), data=GuardedData(SPOILT))
+    parts, leave = tmp_path / "parts", SaveAndLeave()
+    where: dict[str, Any] = {"first": [leave]} if is_first else {"extra": [leave]}
+    run(parts, rollback(), data=GuardedData(SPOILT), kill_after=99, **where)
+    checkpoint = newest_valid_checkpoint(parts)
+    assert checkpoint is not None
+    assert step_of(checkpoint) == 17
+    assert_same(run(parts, rollback(), data=GuardedData(SPOILT), resume=checkpoint), whole)
+
+
 def test_skips_are_the_same_after_a_resume(tmp_path: Path) -> None:
     def spoilt(**options: Any) -> Any:
         return run(extra=[Spoil([9, 15], CHANGES["inf"]), Spoil([12, 17], CHANGES["1e6"])], every_n_steps=4, **options)
@@ -234,8 +256,16 @@ def test_strikes_are_forgotten_after_calm_steps(tmp_path: Path) -> None:
 
 
 def test_going_back_needs_data_that_can_leave_rows_out(tmp_path: Path) -> None:
+    data = StepData([[batch_of([[1, 2, 3]])]])
     with pytest.raises(ValueError, match=r"kind=rollback: this data cannot leave rows out"):
-        tiny_trainer(tmp_path, [rollback()]).fit(tiny_stage(), StepData([[batch_of([[1, 2, 3]])]]))
+        tiny_trainer(tmp_path, [rollback(), Checkpointing()]).fit(tiny_stage(), data)
+    with pytest.raises(ValueError, match=r"kind=rollback: the run saves no checkpoints to go back to"):
+        tiny_trainer(tmp_path, [rollback()]).fit(tiny_stage(), data)
+
+
+def test_several_steps_from_one_rollout_are_not_guarded(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"PPO takes several optimizer steps from a rollout.*~callbacks.spike_guard"):
+        ragged_rl.train(ragged_rl.ppo(), tmp_path, callbacks=[guard()])
 
 
 def test_a_constant_batch_is_no_spike(tmp_path: Path) -> None:

@@ -118,3 +118,29 @@ def test_muon_skips_frozen_matrices_and_goes_on_with_all_groups() -> None:
     assert first not in optimizer.state
     others = [p for group in optimizer.param_groups for p in group["params"] if p is not first]
     assert all(p in optimizer.state for p in others)
+
+
+@pytest.mark.gpu
+@every_optimizer
+def test_on_a_gpu_nothing_waits_for_the_decision(config: Any) -> None:
+    from lmstack.optim.spike_detector import SpikeDetector
+
+    model = tiny_stage().transformer.cuda()
+    optimizer = build_optimizer(config, model)
+    detector = SpikeDetector(threshold=8.0, window=16, min_history=4)
+    detector.to(torch.device("cuda"))
+    loss, norm, broken = (torch.tensor(value, device="cuda") for value in (3.0, 1.0, math.nan))
+    for parameter in model.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    optimizer.step()
+    before = bits(model, optimizer)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        skip_coming_step(optimizer, detector.judge(loss, broken).is_rejected)
+        optimizer.step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert same(bits(model, optimizer), before)
+    skip_coming_step(optimizer, detector.judge(loss, norm).is_rejected)
+    optimizer.step()
+    assert not same(bits(model, optimizer), before)

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lmstack.callbacks.checkpointing import FolderCheckpointIO
+from lmstack.callbacks.checkpointing import Checkpointing, FolderCheckpointIO
 from lmstack.callbacks.decision_log import DecisionLog, sentence
 from lmstack.callbacks.rollback import checkpoint_before, restart_loader, restore_run, scale_learning_rate
 from lmstack.callbacks.spike_policies import CALM_STEPS, RollbackPolicy, SkipPolicy, StopPolicy
@@ -286,7 +286,14 @@ class SpikeGuard(L.Callback):
                 f"callbacks.spike_guard: {type(trainer.strategy).__name__} makes the update in an engine of its own, "
                 "where it cannot be left out. Remove it with ~callbacks.spike_guard."
             )
-        if isinstance(self.policy, RollbackPolicy) and not (
+        if not isinstance(self.policy, RollbackPolicy):
+            return
+        if not any(isinstance(callback, Checkpointing) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+            raise ValueError(
+                "callbacks.spike_guard.policy.kind=rollback: the run saves no checkpoints to go back to. Add "
+                "callbacks.checkpointing, or use policy.kind=skip."
+            )
+        if not (
             hasattr(trainer.train_dataloader, "skip") and hasattr(trainer.datamodule, "samples_at_step")  # type: ignore[attr-defined]
         ):
             raise ValueError(
