@@ -10,6 +10,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+SPIKES = "spikes.jsonl"
+"""In the run folder: what the spike guard decided."""
+
 PACKAGES = (
     "lmstack",
     "torch",
@@ -96,6 +99,18 @@ def _write(folder: Path, starts: list[dict[str, Any]]) -> None:
     beside = folder / ".run.json.partial"
     beside.write_text(json.dumps(starts, indent=1, default=str))
     os.replace(beside, folder / "run.json")
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a JSONL file that a run appends to; none when there is no file, and a torn last line is left out.
+
+    Args:
+        path: The file.
+    """
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def _version(package: str) -> str | None:

@@ -1,5 +1,6 @@
 """`lmstack inspect` shows the rows that training will take, and says what is wrong with a config."""
 
+import json
 import re
 from pathlib import Path
 
@@ -138,3 +139,45 @@ def test_it_shows_conversations_comparisons_and_prompts(
         assert "step 1: 3 prompts" in out
         assert re.search(r"prompt 0: \d+ tokens, .*rows\.jsonl, line \d+\n<\|im_start\|>user\nquestion", out)
         assert re.search(r"its row: {'prompt': 'question \d+", out)
+
+
+def test_a_decision_of_the_spike_guard_is_shown_with_its_text_and_where_it_comes_from(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """After rows 2 to 6 were left out, the run's second step begins at row 8."""
+    data = data_module(config)
+    loader = data.train_dataloader()
+    loader.skip(2, 6)
+    expected = list(loader)[1]
+    folder = config.parent / "corpus" / "run"
+    folder.mkdir(exist_ok=True)
+    skip = {"decision": 0, "action": "skip", "step": 2, "rows": [8, 12], "samples_seen": 4, "skipped": [[2, 6]]}
+    lines = [skip | {"loss": 9.5, "origins": data.describe_rows(8, 12)}, {"decision": 1, "action": "rollback"}]
+    (folder / "spikes.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert main(["inspect", "--config", str(config), "spike=0", "rows=1"]) == 0
+    out = capsys.readouterr().out
+    assert "action skip, step 2, rows [8, 12], loss 9.5" in out
+    assert re.search(r"row 8, source texts, epoch 0, token \d+, documents \[\d+, \d+\]", out)
+    shown = re.sub(r"──.*\n|[⟦⟧\n]", "", re.split(r"\nrow \d+: .*\n", out)[1])
+    ids = [*expected[0].input_ids[0].tolist(), int(expected[0].labels[0][-1])]
+    assert shown == data.tokenizer.decode(ids).replace("\x1b", "\\x1b")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["spike=1"], "spike=1: this is a rollback. Skipped steps are 0."),
+        (["spike=7"], "has 2 decisions"),
+        (["spike=0", "batch=0"], "give one of them"),
+    ],
+)
+def test_a_decision_that_cannot_be_shown_is_refused(
+    config: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = config.parent / "corpus" / "run"
+    folder.mkdir(exist_ok=True)
+    skip = {"decision": 0, "action": "skip", "step": 2, "samples_seen": 4, "skipped": []}
+    lines = [skip, {"decision": 1, "action": "rollback"}]
+    (folder / "spikes.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert main(["inspect", "--config", str(config), *words]) == 2
+    assert message in capsys.readouterr().err

@@ -169,3 +169,12 @@ def test_blocks_can_be_compiled_without_changing_names(tmp_path: Path) -> None:
         block.compile = lambda: None  # the compiler itself is torch's to test
     tiny_trainer(tmp_path).fit(stage, StepData([[batch_of(ROWS)]]))
     assert list(stage.state_dict()) == names
+
+
+def test_a_scaler_of_gradients_is_refused(tmp_path: Path) -> None:
+    """Lightning unscales after clipping where the optimizer is fused."""
+    from lightning.pytorch.plugins import MixedPrecision
+
+    plugin = MixedPrecision("16-mixed", device="cpu", scaler=torch.amp.GradScaler("cpu"))
+    with pytest.raises(ValueError, match=r"trainer.precision=16-mixed: .*Use bf16-mixed"):
+        tiny_trainer(tmp_path, plugins=[plugin]).fit(tiny_stage(), StepData([[batch_of(ROWS)]]))

@@ -11,6 +11,7 @@ from lmstack.callbacks.rollout_logger import RolloutLogger
 from lmstack.callbacks.run_progress import RunProgress
 from lmstack.callbacks.run_recorder import RunRecorder
 from lmstack.callbacks.sample_logger import SampleLogger
+from lmstack.callbacks.spike_guard import SpikeGuard
 from lmstack.callbacks.supervision_audit import SupervisionAudit
 from lmstack.callbacks.throughput import Throughput
 from lmstack.callbacks.training_dynamics import TrainingDynamics
@@ -29,6 +30,7 @@ __all__ = [
     "RunProgress",
     "RunRecorder",
     "SampleLogger",
+    "SpikeGuard",
     "SupervisionAudit",
     "Throughput",
     "TrainingDynamics",

@@ -247,6 +247,15 @@ class Checkpointing(Checkpoint):
             for folder in set_aside_after(self._run_folder(trainer), trainer.global_step):
                 log.warning("Going on from step %d: a later checkpoint is now %s", trainer.global_step, folder)
 
+    def on_rollback(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Count steps from where the run was put back to.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The stage.
+        """
+        self._step, self._due = trainer.global_step, False
+
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
@@ -318,7 +327,8 @@ class Checkpointing(Checkpoint):
         path = self._run_folder(trainer) / "checkpoints" / folder_name(trainer.global_step)
         if not trainer.strategy.broadcast(_is_whole(path)):
             trainer.save_checkpoint(path)
-            if trainer.is_global_zero:
+            may_delete = not any(getattr(c, "holds_checkpoints", False) for c in trainer.callbacks)  # type: ignore[attr-defined]
+            if trainer.is_global_zero and may_delete:
                 self._delete_unkept(trainer)
         return path
 

@@ -79,6 +79,16 @@ class SampleLogger(L.Callback):
         if trainer.global_step > 0 and self._is_due(trainer.global_step):
             self._sample(trainer)  # a preempted run saves before this callback's turn
 
+    def on_rollback(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Drop the samples of steps that are taken again.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The stage.
+        """
+        if trainer.is_global_zero:
+            self._last_step = self._rewind(_path(trainer), trainer.global_step)
+
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:

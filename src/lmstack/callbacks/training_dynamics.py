@@ -59,6 +59,15 @@ class TrainingDynamics(L.Callback):
         gradients = {name: p.grad for name, p in parameters.items() if p.grad is not None}
         self._norms = {f"gradient_norm/{part}": norm for part, norm in part_norms(gradients).items()}
 
+    def on_rollback(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Forget weights of steps that are taken again.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The stage.
+        """
+        self._before, self._norms = {}, {}
+
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:

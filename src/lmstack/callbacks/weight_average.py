@@ -10,6 +10,8 @@ from torch import Tensor
 class WeightAverage(L.Callback):
     """Keeps `average = decay * average + (1 - decay) * weights` after every step, in float32, and validates with it.
 
+    A step whose update was skipped leaves the average alone.
+
     The average starts at the initial weights and, early in the run, uses the smaller decay (1 + step) / (10 + step), so
     that the random start is soon forgotten. It is in every checkpoint (`average.safetensors`) and is restored exactly.
     Training is unchanged by it.
@@ -48,10 +50,27 @@ class WeightAverage(L.Callback):
             batch: Ignored.
             batch_idx: Ignored.
         """
+        is_skipped: Tensor | None = getattr(pl_module, "update_skipped", None)
+        if is_skipped is not None and is_skipped.device.type != "cuda" and is_skipped:
+            return
         decay = min(self.decay, (1 + trainer.global_step) / (10 + trainer.global_step))
         weights = dict(pl_module.named_parameters())
+        if is_skipped is not None and is_skipped.device.type == "cuda":  # nobody waits to know
+            for name, weight in weights.items():
+                moved = self.average[name].lerp(weight.detach().float(), 1 - decay)
+                self.average[name].copy_(torch.where(is_skipped, self.average[name], moved))
+            return
         averages = [self.average[name] for name in weights]
         torch._foreach_lerp_(averages, [p.detach().float() for p in weights.values()], 1 - decay)
+
+    def on_rollback(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Put the average that was read back where the weights are.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The stage.
+        """
+        self.on_fit_start(trainer, pl_module)
 
     @torch.no_grad()
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

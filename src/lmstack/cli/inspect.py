@@ -7,13 +7,14 @@ from lmstack.cli.args import Arguments, parse_arguments
 from lmstack.cli.failures import ConfigError
 
 HELP = """\
-usage: lmstack inspect --config conf/<name>.yaml [key=value ...] [batch=0] [rows=2]
+usage: lmstack inspect --config conf/<name>.yaml [key=value ...] [batch=0 | spike=0] [rows=2]
        lmstack inspect post_mortem=<run>/post_mortem/<folder> [key=value ...] [rows=2]
 
 Shows the batch of an optimizer step, decoded: documents with their ids and positions, ⟦supervised⟧ tokens, counts;
 for preferences which answer is better, for reinforcement learning the prompts.
 
   batch=0   which optimizer step, counted from 0 (as one process would see it)
+  spike=0   the step of a decision of the spike guard: the number of a line in the run folder's spikes.jsonl
   rows=2    how many of its rows
 
 With post_mortem, what a run was doing when it failed: the exception, gradient norms, the batch; and the loss of the
@@ -34,21 +35,27 @@ def main(argv: list[str]) -> int:
     if arguments.wants_help:
         print(HELP, end="")
         return 0
+    batch, spike, rows = (_taken(arguments, name) for name in ("batch", "spike", "rows"))
+    num_rows = 2 if rows is None else rows
     post_mortem = next((o for o in arguments.overrides if o.key == "post_mortem"), None)
+    if sum(chosen is not None for chosen in (batch, spike, post_mortem)) > 1:
+        raise ConfigError("batch, spike and post_mortem each name a step: give one of them.")
     if post_mortem is not None:
         from lmstack.cli.inspect_post_mortem import show_post_mortem
 
         arguments.overrides.remove(post_mortem)
-        rows = _taken(arguments, "rows", 2)
-        show_post_mortem(Path(post_mortem.value or ""), arguments.overrides, rows)
+        show_post_mortem(Path(post_mortem.value or ""), arguments.overrides, num_rows)
         return 0
-    batch, rows = _taken(arguments, "batch", 0), _taken(arguments, "rows", 2)
     from lmstack.cli.compose import compose
     from lmstack.cli.lean_imports import import_lightning
 
     config = compose(arguments).values
     import_lightning(config)
-    show_step(data_module(config), batch, rows)
+    if spike is None:
+        show_step(data_module(config), batch or 0, num_rows)
+    else:
+        decision = _decision(Path((config.get("trainer") or {}).get("default_root_dir") or "."), spike)
+        show_spike(data_module(config), decision, num_rows)
     return 0
 
 
@@ -89,15 +96,48 @@ def show_step(data: Any, step: int, num_rows: int) -> None:
     Raises:
         ValueError: The run has no such step.
     """
-    from rich.console import Console
-
-    from lmstack.data.batch import PromptBatch
-
     loader = data.train_dataloader()
     if step >= len(loader):
         raise ValueError(f"batch={step}: the run has {len(loader)} optimizer steps. Use 0 to {len(loader) - 1}.")
     loader.load_state_dict({**loader.state_dict(), "samples_seen": data.samples_at_step(step)})
-    taken = next(iter(loader))
+    _show(data, next(iter(loader)), step, num_rows)
+
+
+def show_spike(data: Any, decision: dict[str, Any], num_rows: int) -> None:
+    """Print what the spike guard decided of a step, where its rows come from, and the first of them.
+
+    Args:
+        data: A data module that is set up.
+        decision: A line of `spikes.jsonl` that names rows it skipped.
+        num_rows: How many rows.
+    """
+    loader = data.train_dataloader()
+    place = {name: decision[name] for name in ("samples_seen", "skipped")}
+    loader.load_state_dict({**loader.state_dict(), **place})
+    print(", ".join(f"{name} {value}" for name, value in decision.items() if name not in ("origins", *place)))
+    for origin in decision.get("origins", []):
+        print("  " + ", ".join(f"{name} {value}" for name, value in origin.items()))
+    _show(data, next(iter(loader)), decision["step"] - 1, num_rows)
+
+
+def _decision(folder: Path, number: int) -> dict[str, Any]:
+    """A line of the run's decisions that says which rows were skipped."""
+    from lmstack.run_record import SPIKES, read_lines
+
+    found = {line["decision"]: line for line in read_lines(folder / SPIKES)}
+    if number not in found:
+        raise ConfigError(f"spike={number}: {folder / SPIKES} has {len(found)} decisions. Name the run's own config.")
+    if "samples_seen" not in found[number]:
+        skips = [str(n) for n, line in found.items() if "samples_seen" in line]
+        raise ConfigError(f"spike={number}: this is a {found[number]['action']}. Skipped steps are {', '.join(skips)}.")
+    return found[number]
+
+
+def _show(data: Any, taken: Any, step: int, num_rows: int) -> None:
+    from rich.console import Console
+
+    from lmstack.data.batch import PromptBatch
+
     console = Console(highlight=False, markup=False, soft_wrap=True)
     if isinstance(taken, PromptBatch):
         show_prompts(console, data, taken, step, num_rows)
@@ -166,12 +206,12 @@ def show_prompts(console: Any, data: Any, batch: Any, step: int, num_rows: int) 
         console.print(f"── its row: {visible(str(others))[:300]}", style="dim")
 
 
-def _taken(arguments: Arguments, name: str, default: int) -> int:
-    """The value of an argument of this command, removed from the overrides."""
+def _taken(arguments: Arguments, name: str) -> int | None:
+    """The value of an argument of this command, removed from the overrides; None where it is not given."""
     for override in arguments.overrides:
         if override.key == name:
             arguments.overrides.remove(override)
             if override.value is None or not override.value.isdecimal():
                 raise ConfigError(f"{name}: expected a number from 0 on, got {override.value!r}")
             return int(override.value)
-    return default
+    return None

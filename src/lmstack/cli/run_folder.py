@@ -18,6 +18,7 @@ WRITTEN = (
     "run.json",
     "metrics.csv",
     "samples.jsonl",
+    "spikes.jsonl",
     "events.out.tfevents.*",
     "heartbeats",
     "post_mortem",

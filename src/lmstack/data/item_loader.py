@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Int64
 from torch.utils.data import Dataset
 
+from lmstack.data.skipped_rows import SkippedRows
 from lmstack.data.step_loader import Rank
 
 
@@ -47,6 +48,7 @@ class EpochPlan:
         self.global_batch_size = global_batch_size
         self.seed = seed
         self.num_items = len(item_tokens)
+        self.skipped = SkippedRows()
         self.num_samples = None if num_epochs is None else max(1, round(self.num_items * num_epochs))
 
     @property
@@ -78,9 +80,10 @@ class EpochPlan:
         Args:
             step: Optimizer steps.
         """
-        epochs, rest = divmod(self.samples_at_step(step), self.num_items)
-        order = _permutation(self.seed, epochs, self.num_items)[:rest]
-        return int(epochs * self.item_tokens.sum() + self.item_tokens[order].sum())
+        samples = self.samples_at_step(step)
+        end = self.skipped.place(samples - 1) + 1 if samples else 0
+        skipped = [window for window in self.skipped.windows if window[0] < end]
+        return self._tokens_before(end) - sum(self._tokens_before(b) - self._tokens_before(a) for a, b in skipped)
 
     def steps_for_tokens(self, tokens: int) -> int:
         """Optimizer steps after which at least so many tokens are consumed, as if the run went on for ever.
@@ -98,8 +101,21 @@ class EpochPlan:
         Args:
             position: Items before it, over all ranks and epochs.
         """
-        epoch, place = divmod(position, self.num_items)
-        return int(_permutation(self.seed, epoch, self.num_items)[place])
+        return self.item_in_order(self.skipped.place(position))
+
+    def item_in_order(self, place: int) -> int:
+        """Which item stands at a place of the full order.
+
+        Args:
+            place: Items before it, with those that are left out.
+        """
+        epoch, rest = divmod(place, self.num_items)
+        return int(_permutation(self.seed, epoch, self.num_items)[rest])
+
+    def _tokens_before(self, place: int) -> int:
+        epochs, rest = divmod(place, self.num_items)
+        order = _permutation(self.seed, epochs, self.num_items)[:rest]
+        return int(epochs * self.item_tokens.sum() + self.item_tokens[order].sum())
 
 
 class ItemSteps(Dataset[Any]):
@@ -115,6 +131,14 @@ class ItemSteps(Dataset[Any]):
         self.plan = plan
         self.rank = rank
         self.make = make
+
+    def leave_out(self, skipped: SkippedRows) -> None:
+        """Take items from the order without some stretches of it.
+
+        Args:
+            skipped: All that is left out.
+        """
+        self.plan.skipped = skipped
 
     def __getitem__(self, position: int) -> Any:
         """The step.

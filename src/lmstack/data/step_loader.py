@@ -13,6 +13,7 @@ from lmstack.data.batch import TokenBatch
 from lmstack.data.batch_size import BatchSizePlan
 from lmstack.data.mixture import Mixture
 from lmstack.data.packing import pack_rows
+from lmstack.data.skipped_rows import SkippedRows
 from lmstack.data.token_shards import TokenRows, TokenShards, gather_rows
 from lmstack.tokenization.tokenizer import Tokenizer
 
@@ -71,7 +72,17 @@ class TrainRows(Dataset[list[TokenBatch]]):
         self.byte_lengths = tokenizer.byte_lengths
         self.micro_batch_size = micro_batch_size
         self.rank = rank
+        self.skipped = SkippedRows()
         self._stretch = 0, mixture.rows(np.arange(0))
+
+    def leave_out(self, skipped: SkippedRows) -> None:
+        """Take rows from the order without some stretches of it.
+
+        Args:
+            skipped: All that is left out.
+        """
+        self.skipped = skipped
+        self._stretch = 0, self.mixture.rows(np.arange(0))
 
     def __getitem__(self, position: int) -> list[TokenBatch]:
         """The micro-batches of a step; as many on every rank, padded where rows run out.
@@ -101,7 +112,8 @@ class TrainRows(Dataset[list[TokenBatch]]):
         """Source and start of the rows at some positions, cut from a longer stretch: many cost hardly more than one."""
         first, rows = self._stretch
         if start < first or stop > first + len(rows.source):
-            first, rows = start, self.mixture.rows(np.arange(start, max(stop, start + _STRETCH_ROWS)))
+            positions = np.arange(start, max(stop, start + _STRETCH_ROWS))
+            first, rows = start, self.mixture.rows(self.skipped.places(positions))
             self._stretch = first, rows
         own = slice(start - first, stop - first)
         return rows.source[own], rows.start[own]
@@ -142,6 +154,14 @@ class StepRows(Protocol):
         """The size of each step."""
         ...
 
+    def leave_out(self, skipped: SkippedRows) -> None:
+        """Take rows from the order without some stretches of it.
+
+        Args:
+            skipped: All that is left out.
+        """
+        ...
+
     def __getitem__(self, position: int) -> Any: ...
 
 
@@ -159,6 +179,7 @@ class StepLoader:
         self.identity = identity
         self.num_workers = num_workers
         self.samples_seen = 0
+        self.skipped = SkippedRows()
 
     def __len__(self) -> int:
         num_steps = self.rows.plan.num_steps
@@ -178,7 +199,7 @@ class StepLoader:
 
     def state_dict(self) -> dict[str, Any]:
         """The position: rows handed out, not those that workers prepared; and what it is a position in."""
-        return {"samples_seen": self.samples_seen, **self.identity}
+        return {"samples_seen": self.samples_seen, "skipped": [list(w) for w in self.skipped.windows], **self.identity}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on after the rows that were handed out when the state was taken.
@@ -197,6 +218,29 @@ class StepLoader:
                     "(model.init_from)."
                 )
         self.samples_seen = int(state["samples_seen"])
+        self._leave_out(SkippedRows(tuple((start, stop) for start, stop in state.get("skipped", ()))))
+
+    def skip(self, start: int, stop: int) -> None:
+        """Leave out a stretch of the order that is still to come; an iterator that runs already does not notice.
+
+        Args:
+            start: Its first place in the full order.
+            stop: The place after its last.
+
+        Raises:
+            ValueError: Some of it was handed out.
+        """
+        next_place = self.skipped.place(self.samples_seen)
+        if start < next_place:
+            raise ValueError(
+                f"Rows {start} to {stop} cannot be skipped: all before {next_place} were handed out. Go back to an "
+                "earlier checkpoint first."
+            )
+        self._leave_out(self.skipped.without(start, stop))
+
+    def _leave_out(self, skipped: SkippedRows) -> None:
+        self.skipped = skipped
+        self.rows.leave_out(skipped)
 
 
 def order_identity(fingerprint: str, mixture: Mixture) -> dict[str, Any]:

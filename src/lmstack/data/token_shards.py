@@ -87,6 +87,20 @@ class TokenShards:
         local = index - int(self._first_documents[chunk])
         return tokens[self._token_index(chunk, boundaries[local]) : self._token_index(chunk, boundaries[local + 1])]
 
+    def document_at(self, token: int) -> int:
+        """Which document a token of the stream belongs to, counted from 0.
+
+        Args:
+            token: Index in the stream; past its end the stream begins again.
+        """
+        token %= self.num_tokens
+        chunk = int(self._starts.searchsorted(token, side="right")) - 1
+        boundaries, _ = self._chunk(chunk)
+        offset = (
+            header_bytes(self.chunks[chunk].num_documents) + (token - int(self._starts[chunk])) * self.dtype.itemsize
+        )
+        return int(self._first_documents[chunk]) + int(boundaries.searchsorted(np.uint32(offset), side="right")) - 1
+
     def gather(self, starts: Int64[np.ndarray, " N"], length: int) -> TokenRows:
         """Stretches of the stream, across the borders of chunks; past its end the stream begins again.
 

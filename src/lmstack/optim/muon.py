@@ -8,6 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from jaxtyping import Bool
+from torch import Tensor
 
 
 class MuonAdamW(torch.optim.Optimizer):
@@ -16,6 +18,8 @@ class MuonAdamW(torch.optim.Optimizer):
     Groups and state are those of a Muon and an AdamW inside, not copies, so that learning-rate schedulers, `state_dict`
     and `zero_grad` need to know nothing of the two.
 
+    Where `found_inf`, a float tensor, is set and 1, a step leaves weights and state as they are; see `skip_on_device`.
+
     Args:
         groups: Parameter groups with `algorithm`, `muon` or `adamw`, and the options of that optimizer.
     """
@@ -23,6 +27,8 @@ class MuonAdamW(torch.optim.Optimizer):
     def __init__(self, groups: list[dict[str, Any]]) -> None:
         super().__init__(groups, {})
         self._build_parts()
+
+    found_inf: Tensor | None = None
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -56,5 +62,27 @@ class MuonAdamW(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for part in self._parts:
+            if isinstance(part, torch.optim.Muon) and self.found_inf is not None:
+                _step_where(part, self.found_inf == 0)
+                continue
+            part.found_inf = self.found_inf  # type: ignore[attr-defined]
             part.step()
         return loss
+
+
+def _step_where(muon: torch.optim.Muon, is_wanted: Bool[Tensor, ""]) -> None:
+    """Torch's step, and then what was before where it is not wanted; one matrix at a time, to hold one copy only."""
+    groups = muon.param_groups
+    try:
+        for group in groups:
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                buffer = muon.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter.grad))
+                before = parameter.clone(), buffer.clone()
+                muon.param_groups = [{**group, "params": [parameter]}]
+                muon.step()  # type: ignore[no-untyped-call]
+                for tensor, old in zip((parameter, buffer), before, strict=True):
+                    tensor.copy_(torch.where(is_wanted, tensor, old))
+    finally:
+        muon.param_groups = groups

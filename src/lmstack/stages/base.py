@@ -71,7 +71,16 @@ class LanguageModule(L.LightningModule, ABC):
     # ---- set-up and resume --------------------------------------------------------------------------------------
 
     def on_fit_start(self) -> None:
-        """Fix the seed of the run, once: a resumed run keeps the one in its checkpoint."""
+        """Fix the seed of the run, once: a resumed run keeps the one in its checkpoint.
+
+        Raises:
+            ValueError: The precision scales gradients, which would be clipped and judged at the wrong size.
+        """
+        if getattr(self.trainer.precision_plugin, "scaler", None) is not None:
+            raise ValueError(
+                f"trainer.precision={self.trainer.precision}: gradients would be clipped while they are scaled. Use "
+                "bf16-mixed, whose range is that of float32."
+            )
         if self.base_seed is None:
             self.base_seed = torch.initial_seed()
         if self.compile_blocks:

@@ -1,14 +1,15 @@
 """One optimizer step from a window of micro-batches: the loss of the step is a sum over a count, both of all ranks."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lmstack.optim.gradient_clipping import clip_grad_norm
+from lmstack.optim.skipping import skip_coming_step
 from lmstack.stages.base import LanguageModule
 
 
@@ -42,6 +43,15 @@ class SupervisedModule(LanguageModule, ABC):
     that number is known before the first backward.
     """
 
+    update_guard: Callable[[Float[Tensor, ""], Float[Tensor, ""]], Bool[Tensor, ""]] | None = None
+    """Says of a step, by its loss and gradient norm over all ranks, whether its update is left out."""
+
+    update_skipped: Bool[Tensor, ""] | None = None
+    """What it said of the last step."""
+
+    after_step: Callable[[], None] | None = None
+    """Called once, after all that belongs to the present step."""
+
     @abstractmethod
     def loss_sums(self, batch: Any) -> ObjectiveSums:
         """Loss of a micro-batch, summed over what counts in it.
@@ -71,11 +81,13 @@ class SupervisedModule(LanguageModule, ABC):
         count = self._sum_over_ranks(torch.stack([batch.num_supervised for batch in micro_batches]).sum())
         self.prepare_step(micro_batches)
         reported: list[dict[str, Tensor]] = []
+        self._losses: list[Tensor] = []
         for position, batch in enumerate(micro_batches):
             sums = self.loss_sums(batch)
             reported.append(sums.reported)
             # DDP and FSDP average gradients over ranks; times world_size makes that a sum.
             loss = sums.objective * self.trainer.world_size / count.clamp(min=1).to(sums.objective.dtype)
+            self._losses.append(loss.detach())
             if position < len(micro_batches) - 1:
                 with torch.autocast(self.device.type, enabled=False):
                     self.trainer.strategy.backward(loss, None)
@@ -112,6 +124,24 @@ class SupervisedModule(LanguageModule, ABC):
         norm = clip_grad_norm(parameters, float("inf") if gradient_clip_val is None else gradient_clip_val)
         if self._is_logging_step():
             self.log("train/grad_norm", norm)
+        if self.update_guard is not None:
+            own = torch.stack([torch.stack(self._losses).sum().float(), norm.to(self._losses[0].device)])
+            # Averaged, so that no rank decides by a bit that the others do not have.
+            loss, norm = (self._sum_over_ranks(own) / self.trainer.world_size).unbind()
+            self.update_skipped = self.update_guard(loss, norm)
+            skip_coming_step(optimizer, self.update_skipped)
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Do what was put off until now.
+
+        Args:
+            outputs: Ignored.
+            batch: Ignored.
+            batch_idx: Ignored.
+        """
+        if self.after_step is not None:
+            act, self.after_step = self.after_step, None
+            act()
 
     def _log_step(self, reported: list[dict[str, Tensor]], count: Int[Tensor, ""]) -> None:
         if not self._is_logging_step():

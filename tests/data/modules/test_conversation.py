@@ -262,3 +262,15 @@ def test_the_saved_tokenizer_carries_the_template_into_the_next_stage(tmp_path: 
     assert ChatTemplate.find(None, Tokenizer.load(tmp_path / "saved")) == ChatTemplate("chatml")
     module = data(tmp_path, tokenizer=str(tmp_path / "saved"), chat_template=None, add_special_tokens=False)
     assert module.chat_template == ChatTemplate("chatml")
+
+
+def test_an_item_is_described_by_the_lines_of_its_conversations(tmp_path: Path) -> None:
+    module = data(tmp_path)
+    loader = module.train_dataloader()
+    texts = [json.loads(line) for line in (tmp_path / "chats.jsonl").read_text().splitlines()]
+    (first, *_) = loader
+    shown = "".join(module.tokenizer.decode(row) for batch in first for row in batch.input_ids.tolist())
+    for origin in module.describe_rows(0, 4):
+        assert origin["documents"]
+        for where in origin["documents"]:
+            assert texts[int(where.rpartition("line ")[2]) - 1]["prompt"] in shown

@@ -208,3 +208,37 @@ def test_the_data_path_is_importable_without_lightning() -> None:
         "assert not {'lightning', 'hydra', 'jsonargparse', 'litdata'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_token_is_traced_to_its_document(corpus: str) -> None:
+    for name in ("a", "b"):
+        shards = data(corpus).corpus.shards("train", name)
+        lengths = [len(shards.document(i)) for i in range(shards.num_documents)]
+        owners = [i for i, length in enumerate(lengths) for _ in range(length)]
+        assert [shards.document_at(token) for token in range(len(owners))] == owners
+        assert shards.document_at(len(owners)) == 0  # the stream is a ring
+
+
+@pytest.mark.parametrize("weights", [None, {"a": 0.5, "b": 0.5}])
+def test_a_row_is_described_by_where_its_tokens_are(corpus: str, weights: dict[str, float] | None) -> None:
+    module = data(corpus, weights=weights)
+    rows = [row for step in itertools.islice(module.train_dataloader(), 3) for batch in step for row in batch.input_ids]
+    for row, origin in zip(rows, module.describe_rows(0, 12), strict=True):
+        shards = module.corpus.shards("train", origin["source"])
+        stream = [int(t) for i in range(shards.num_documents) for t in shards.document(i)] * 2
+        assert row.tolist() == stream[origin["token"] : origin["token"] + 8]
+        assert origin["documents"] == [shards.document_at(origin["token"] + place) for place in (0, 7)]
+    assert [origin["row"] for origin in module.describe_rows(5, 8)] == [5, 6, 7]
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_skipped_rows_are_left_out_and_the_run_is_as_long_as_before(corpus: str, num_workers: int) -> None:
+    def rows(steps: Any) -> list[list[int]]:
+        return [row for step in steps for batch in step for row in batch.input_ids.tolist()]
+
+    order = rows(itertools.islice(data(corpus).train_dataloader(), 9))
+    loader = data(corpus, max_tokens=8 * 20, num_workers=num_workers).train_dataloader()
+    taken = rows(itertools.islice(iter(loader), 1))
+    loader.skip(6, 13)
+    taken += rows(loader)
+    assert taken == order[:6] + order[13:27]

@@ -185,6 +185,9 @@ class ConversationData(ItemData):
             byte_lengths=self.tokenizer.byte_lengths,
         )
 
+    def _item_origins(self, item: int) -> list[str]:
+        return [sequence.where for sequence in self._rows[item]]
+
     def _fingerprint(self) -> str:
         digest = hashlib.sha256()
         for row in self._rows:

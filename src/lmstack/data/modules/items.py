@@ -85,6 +85,10 @@ class ItemData(LightningDataModule, ABC):
         """A validation batch."""
 
     @abstractmethod
+    def _item_origins(self, item: int) -> list[str]:
+        """Files and lines that a training item comes from."""
+
+    @abstractmethod
     def _fingerprint(self) -> str:
         """Of the training items, so that a position in other data is refused."""
 
@@ -161,6 +165,19 @@ class ItemData(LightningDataModule, ABC):
         rank = self._rank()
         size = self.validation_batch_size or max(1, self.global_batch_size // rank.world_size)
         return ValidationLoader(HeldOut(self._num_held_out(), size, rank, self._held_out_batch))
+
+    def describe_rows(self, start: int, stop: int) -> list[dict[str, Any]]:
+        """Where items come from: number, file and line.
+
+        Args:
+            start: Place of the first in the order of items.
+            stop: The place after the last.
+        """
+        items = [self.plan.item_in_order(place) for place in range(start, stop)]
+        return [
+            {"row": start + number, "item": item, "documents": self._item_origins(item)}
+            for number, item in enumerate(items)
+        ]
 
     def samples_at_step(self, step: int) -> int:
         """Items consumed, over all ranks, when so many optimizer steps are done.

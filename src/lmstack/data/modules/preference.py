@@ -156,6 +156,9 @@ class PreferenceData(ItemData):
     def _held_out_batch(self, items: Sequence[int]) -> PreferenceBatch:
         return collate_answers([self._held_out[i] for i in items], self.pair_config)
 
+    def _item_origins(self, item: int) -> list[str]:
+        return [self._items[item].answers.where]
+
     def _fingerprint(self) -> str:
         digest = hashlib.sha256()
         for item in self._items:

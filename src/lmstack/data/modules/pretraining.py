@@ -1,5 +1,8 @@
 """Packed rows of a tokenized corpus, for pretraining."""
 
+from typing import Any
+
+import numpy as np
 from lightning.pytorch import LightningDataModule
 
 from lmstack.data.batch_size import BatchSizePlan, BatchSizeWarmup
@@ -7,6 +10,7 @@ from lmstack.data.corpus import Corpus
 from lmstack.data.manifest import Manifest, Split
 from lmstack.data.mixture import Mixture
 from lmstack.data.step_loader import Rank, StepLoader, TrainRows, ValidationLoader, ValidationRows, order_identity
+from lmstack.data.token_shards import TokenShards
 from lmstack.tokenization.tokenizer import Tokenizer
 
 
@@ -104,9 +108,7 @@ class PretrainingData(LightningDataModule):
         """Optimizer steps of this rank."""
         rank = self._rank()
         self._check_divisible(rank.world_size)
-        names, weights = self._sources()
-        shards = [self.corpus.shards("train", name) for name in names]
-        mixture = Mixture(tuple(s.num_tokens for s in shards), self.sequence_length, weights, self.seed)
+        _, shards, mixture = self._order()
         rows = TrainRows(shards, mixture, self.plan, self.tokenizer, self.micro_batch_size, rank)
         return StepLoader(rows, order_identity(self.manifest.fingerprint, mixture), self.num_workers)
 
@@ -117,6 +119,31 @@ class PretrainingData(LightningDataModule):
     def test_dataloader(self) -> ValidationLoader:
         """The whole validation side, also where training looks at a part of it."""
         return self._held_out(None)
+
+    def describe_rows(self, start: int, stop: int) -> list[dict[str, Any]]:
+        """Where rows come from: source, epoch, first token in the source's stream, first and last document.
+
+        Args:
+            start: Place of the first in the order of rows.
+            stop: The place after the last.
+        """
+        names, shards, mixture = self._order()
+        rows = mixture.rows(np.arange(start, stop))
+        return [
+            {
+                "row": start + number,
+                "source": names[source],
+                "epoch": epoch,
+                "token": token,
+                "documents": [
+                    shards[source].document_at(token),
+                    shards[source].document_at(token + self.sequence_length - 1),
+                ],
+            }
+            for number, (source, epoch, token) in enumerate(
+                zip(rows.source.tolist(), rows.epoch.tolist(), rows.start.tolist(), strict=True)
+            )
+        ]
 
     def samples_at_step(self, step: int) -> int:
         """Rows consumed, over all ranks, when so many optimizer steps are done.
@@ -141,6 +168,11 @@ class PretrainingData(LightningDataModule):
             tokens: Tokens, over all ranks.
         """
         return self.plan.steps_for_tokens(tokens)
+
+    def _order(self) -> tuple[list[str], list[TokenShards], Mixture]:
+        names, weights = self._sources()
+        shards = [self.corpus.shards("train", name) for name in names]
+        return names, shards, Mixture(tuple(s.num_tokens for s in shards), self.sequence_length, weights, self.seed)
 
     def _held_out(self, max_tokens: int | None) -> ValidationLoader:
         names = self._names("validation")

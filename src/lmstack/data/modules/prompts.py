@@ -138,6 +138,9 @@ class PromptData(ItemData):
             [p.ids for p in prompts], [p.row for p in prompts], torch.tensor(list(items), dtype=torch.int64)
         )
 
+    def _item_origins(self, item: int) -> list[str]:
+        return [str(self._prompts[item].row["source_line"])]
+
     def _fingerprint(self) -> str:
         digest = hashlib.sha256()
         for prompt in self._prompts:
