@@ -1,7 +1,7 @@
 """One optimizer step from a window of micro-batches: the loss of the step is a sum over a count, both of all ranks."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -70,15 +70,15 @@ class SupervisedModule(LanguageModule, ABC):
         self.trainer.optimizers[0].zero_grad(set_to_none=True)
         count = self._sum_over_ranks(torch.stack([batch.num_supervised for batch in micro_batches]).sum())
         self.prepare_step(micro_batches)
-        reported: list[dict[str, Tensor]] = []
-        for position, batch in enumerate(micro_batches):
-            sums = self.loss_sums(batch)
-            reported.append(sums.reported)
-            # DDP and FSDP average gradients over ranks; times world_size makes that a sum.
-            loss = sums.objective * self.trainer.world_size / count.clamp(min=1).to(sums.objective.dtype)
-            if position < len(micro_batches) - 1:
-                with torch.autocast(self.device.type, enabled=False):
-                    self.trainer.strategy.backward(loss, None)
+        num_shares = self.data_rank.world_size
+
+        def share(objective: Tensor) -> Tensor:
+            # Strategies average gradients over ranks with different data; times their number makes that a sum.
+            return objective * num_shares / count.clamp(min=1).to(objective.dtype)
+
+        # A pipeline orders forwards and backwards itself.
+        run_window = getattr(self.trainer.strategy, "run_window", None) or self._run_window
+        reported, loss = run_window(micro_batches, share)
         self._log_step(reported, count)
         return loss
 
@@ -109,9 +109,24 @@ class SupervisedModule(LanguageModule, ABC):
         if gradient_clip_algorithm not in (None, "norm"):
             raise ValueError(f"trainer.gradient_clip_algorithm={gradient_clip_algorithm!r}: lmstack clips by 'norm'.")
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        norm = clip_grad_norm(parameters, float("inf") if gradient_clip_val is None else gradient_clip_val)
+        elsewhere = getattr(self.trainer.strategy, "gradients_elsewhere", None)
+        limit = float("inf") if gradient_clip_val is None else gradient_clip_val
+        norm = clip_grad_norm(parameters, limit, elsewhere=elsewhere)
         if self._is_logging_step():
             self.log("train/grad_norm", norm)
+
+    def _run_window(
+        self, micro_batches: Sequence[Any], share: Callable[[Tensor], Tensor]
+    ) -> tuple[list[dict[str, Tensor]], Tensor]:
+        reported: list[dict[str, Tensor]] = []
+        for position, batch in enumerate(micro_batches):
+            sums = self.loss_sums(batch)
+            reported.append(sums.reported)
+            loss = share(sums.objective)
+            if position < len(micro_batches) - 1:
+                with torch.autocast(self.device.type, enabled=False):
+                    self.trainer.strategy.backward(loss, None)
+        return reported, loss
 
     def _log_step(self, reported: list[dict[str, Tensor]], count: Int[Tensor, ""]) -> None:
         if not self._is_logging_step():
