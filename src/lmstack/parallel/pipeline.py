@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe, ScheduleInterleaved1F1B
+from torch.distributed.tensor import DTensor
 
 from lmstack.data.batch import IGNORE_INDEX, PADDING_DOCUMENT, TokenBatch
 from lmstack.models import Transformer
@@ -244,9 +245,11 @@ class Pipeline:
         """A tied matrix is used at both ends: each end gets the sum."""
         if self._tie is None or not (self.rank == 0 or self.holds_last):
             return
-        gradient = self.transformer.embedding.weight.grad
-        assert gradient is not None
-        dist.all_reduce(local_part(gradient), group=self._tie)
+        matrix: nn.Parameter = self.transformer.embedding.weight
+        if isinstance(matrix, DTensor) and isinstance(matrix.grad, DTensor):  # an embedding's may be laid out otherwise
+            matrix.grad = matrix.grad.redistribute(matrix.device_mesh, matrix.placements)
+        assert matrix.grad is not None
+        dist.all_reduce(local_part(matrix.grad), group=self._tie)
 
 
 def _only_transformer(module: nn.Module, num_stages: int) -> Transformer:
