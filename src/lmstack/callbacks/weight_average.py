@@ -6,6 +6,8 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from lmstack.parallel.gathering import local_part, sharded_like
+
 
 class WeightAverage(L.Callback):
     """Keeps `average = decay * average + (1 - decay) * weights` after every step, in float32, and validates with it.
@@ -33,7 +35,9 @@ class WeightAverage(L.Callback):
             pl_module: The stage.
         """
         initial = {name: p.detach().float().clone() for name, p in pl_module.named_parameters()}
-        self.average = {name: self.average.get(name, value).to(value.device) for name, value in initial.items()}
+        self.average = {
+            name: sharded_like(self.average.get(name, value), value).to(value.device) for name, value in initial.items()
+        }
 
     @torch.no_grad()
     def on_train_batch_end(
@@ -50,8 +54,8 @@ class WeightAverage(L.Callback):
         """
         decay = min(self.decay, (1 + trainer.global_step) / (10 + trainer.global_step))
         weights = dict(pl_module.named_parameters())
-        averages = [self.average[name] for name in weights]
-        torch._foreach_lerp_(averages, [p.detach().float() for p in weights.values()], 1 - decay)
+        averages = [local_part(self.average[name]) for name in weights]
+        torch._foreach_lerp_(averages, [local_part(p.detach()).float() for p in weights.values()], 1 - decay)
 
     @torch.no_grad()
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -233,7 +233,7 @@ class Transformer(nn.Module):
         rotation = self._rotation(positions, num_tokens, x.device)
         x = self._run_blocks(x, layers, self._patterns(input_ids, document_ids), rotation)
         is_last = layers.stop == self.config.num_layers
-        return self.final_norm(x) if is_last and self.config.norm.placement != "post" else x  # type: ignore[no-any-return]
+        return self.final_norm(x) if is_last and self.config.norm.placement != "post" else x
 
     def logits(self, hidden: Float[Tensor, "B T D"]) -> Float32[Tensor, "B T V"]:
         """Scores of every token of the vocabulary: scaled, with bias, soft-capped, in fp32.

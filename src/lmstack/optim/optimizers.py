@@ -116,10 +116,7 @@ def build_optimizer(
     if not any(group["name"] == HIDDEN_GROUP for group in groups):
         raise ValueError("optimizer.kind=muon: no matrix inside `blocks` is trainable. Use optimizer.kind=adamw.")
     return MuonAdamW(
-        [
-            group | (muon if group["name"] == HIDDEN_GROUP else adamw | {"fused": _can_fuse(group)})
-            for group in groups
-        ]
+        [group | (muon if group["name"] == HIDDEN_GROUP else adamw | {"fused": _can_fuse(group)}) for group in groups]
     )
 
 

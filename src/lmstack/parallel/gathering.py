@@ -1,11 +1,12 @@
-"""Sharded tensors made whole, and whole ones sharded."""
+"""Sharded tensors made whole, and whole ones sharded.
+
+The class of sharded tensors takes a second to import, and a run of one process has none: they are known by their mesh.
+"""
 
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
-from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 
 def gathered(value: Any, *, keep: bool) -> Any:
@@ -15,8 +16,8 @@ def gathered(value: Any, *, keep: bool) -> Any:
         value: A tensor, or dictionaries, lists and tuples of what may be tensors.
         keep: Whether this process wants the result; the others get None in place of the tensors.
     """
-    if isinstance(value, DTensor):
-        whole = value.detach().full_tensor()
+    if _is_sharded(value):
+        whole: Tensor = value.detach().full_tensor()
         return whole.cpu() if keep else None
     if isinstance(value, dict):
         return {key: gathered(item, keep=keep) for key, item in value.items()}
@@ -32,8 +33,12 @@ def sharded_like(whole: Tensor, like: Tensor) -> Tensor:
         whole: The same on every process.
         like: A tensor of the same shape, sharded or not.
     """
-    if not isinstance(like, DTensor) or whole.shape != like.shape:
+    if not _is_sharded(like) or _is_sharded(whole) or whole.shape != like.shape:
         return whole
+    from torch.distributed.tensor import DTensor
+    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+    assert isinstance(like, DTensor)
     shape, offset = compute_local_shape_and_global_offset(like.shape, like.device_mesh, like.placements)
     part = whole[tuple(slice(start, start + size) for start, size in zip(offset, shape, strict=True))]
     return DTensor.from_local(
@@ -52,7 +57,7 @@ def local_part(tensor: Tensor) -> Tensor:
     Args:
         tensor: Sharded or not; the result shares its memory.
     """
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return tensor.to_local() if _is_sharded(tensor) else tensor  # type: ignore[attr-defined]
 
 
 @torch.no_grad()
@@ -67,3 +72,7 @@ def copy_from_first(tensors: list[Tensor], device: torch.device) -> None:
         value = tensor.to(device)
         torch.distributed.broadcast(value, 0)
         tensor.copy_(value)
+
+
+def _is_sharded(value: Any) -> bool:
+    return isinstance(value, Tensor) and hasattr(value, "device_mesh")

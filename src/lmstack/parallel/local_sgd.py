@@ -68,9 +68,7 @@ class LocalSGD(DDPStrategy):
         )
         self._restore()
 
-    def optimizer_step(
-        self, optimizer: Optimizer, closure: Callable[[], Any], model: Any = None, **kwargs: Any
-    ) -> Any:
+    def optimizer_step(self, optimizer: Optimizer, closure: Callable[[], Any], model: Any = None, **kwargs: Any) -> Any:
         """A step of this process; every `period` of them, an exchange.
 
         Args:

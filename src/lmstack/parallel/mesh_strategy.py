@@ -88,9 +88,7 @@ class MeshStrategy(ModelParallelStrategy):
         self._setup_distributed()
         if self._device_mesh is None:
             self.layout = layout_of(self.world_size, **self._sizes)
-            self._device_mesh = init_device_mesh(
-                self.root_device.type, self.layout.sizes, mesh_dim_names=DIMENSIONS
-            )
+            self._device_mesh = init_device_mesh(self.root_device.type, self.layout.sizes, mesh_dim_names=DIMENSIONS)
             self._data_mesh = self._device_mesh["replicas", "shards"]._flatten("data")
         assert self.lightning_module is not None
         self.lightning_module._device_mesh = self._device_mesh
@@ -162,6 +160,8 @@ class MeshStrategy(ModelParallelStrategy):
         name = type(module).__name__
         if not module.automatic_optimization:
             raise ValueError(f"{name} samples from the model it trains, which must be whole. Use strategy=ddp.")
+        if getattr(module, "lora", None) is not None:
+            raise ValueError("model.lora: adapters fit on one device with the model they adapt. Use strategy=ddp.")
         covered = {id(p) for part in module.modules() if isinstance(part, Transformer) for p in part.parameters()}
         outside = [n for n, p in module.named_parameters() if p.requires_grad and id(p) not in covered]
         if outside:

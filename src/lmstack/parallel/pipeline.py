@@ -255,7 +255,9 @@ class Pipeline:
 def _only_transformer(module: nn.Module, num_stages: int) -> Transformer:
     found = [part for part in module.modules() if isinstance(part, Transformer)]
     if len(found) != 1 or not hasattr(module, "loss_sums"):
-        raise ValueError(f"A pipeline runs stages with one transformer, not {type(module).__name__}. Use strategy=fsdp2.")
+        raise ValueError(
+            f"A pipeline runs stages with one transformer, not {type(module).__name__}. Use strategy=fsdp2."
+        )
     if found[0].config.head_bias:
         raise ValueError("A pipeline of a model with head_bias is not supported. Use strategy=fsdp2.")
     if found[0].config.num_layers < num_stages:

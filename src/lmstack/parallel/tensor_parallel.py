@@ -20,7 +20,6 @@ from torch.distributed.tensor.parallel import (
 )
 
 from lmstack.models.transformer import Block, Transformer
-from lmstack.nn.lora import LoRALinear
 
 
 def split_layers(transformer: Transformer, mesh: DeviceMesh, *, sequence_parallel: bool) -> None:
@@ -97,9 +96,7 @@ def _split_vocabulary(transformer: Transformer, mesh: DeviceMesh) -> None:
 
 
 def _by_rows(parameter: Tensor, mesh: DeviceMesh) -> nn.Parameter:
-    return nn.Parameter(
-        distribute_tensor(parameter.detach(), mesh, [Shard(0)]), requires_grad=parameter.requires_grad
-    )
+    return nn.Parameter(distribute_tensor(parameter.detach(), mesh, [Shard(0)]), requires_grad=parameter.requires_grad)
 
 
 def _check(transformer: Transformer, size: int, sequence_parallel: bool) -> None:
@@ -119,8 +116,6 @@ def _check(transformer: Transformer, size: int, sequence_parallel: bool) -> None
         raise ValueError(f"model.transformer.vocab_size={config.vocab_size} is too small for tensor={size}.")
     if config.positions.kind == "alibi":
         raise ValueError("trainer.strategy.tensor above 1 with alibi positions: not supported. Use rotary positions.")
-    if any(isinstance(module, LoRALinear) for module in transformer.modules()):
-        raise ValueError("trainer.strategy.tensor above 1 with model.lora: not supported. Use strategy=fsdp2.")
     if sequence_parallel and config.dropout:
         raise ValueError(
             f"sequence_parallel with model.transformer.dropout={config.dropout}: processes would drop the same parts "

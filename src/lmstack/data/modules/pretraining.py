@@ -152,7 +152,13 @@ class PretrainingData(LightningDataModule):
         shards = [self.corpus.shards("validation", name) for name in names]
         batch_size = self.validation_batch_size or self.micro_batch_size
         rows = ValidationRows(
-            shards, self.tokenizer, self.sequence_length, batch_size, Rank.of(self.trainer), max_tokens, self.validation_stride
+            shards,
+            self.tokenizer,
+            self.sequence_length,
+            batch_size,
+            Rank.of(self.trainer),
+            max_tokens,
+            self.validation_stride,
         )
         return ValidationLoader(rows, self.num_workers)
 
