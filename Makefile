@@ -9,7 +9,7 @@ HAS_CUDA := $(shell nvidia-smi >/dev/null 2>&1 && echo yes)
 TORCH_INDEX ?=
 PIP_INSTALL := $(BIN)/pip install --quiet --constraint constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: help install demo demo-rlhf test test-all lint
+.PHONY: help install demo demo-rlhf test test-all parity lint
 
 help:
 	@echo "make install   virtual environment in $(VENV), pinned packages"
@@ -17,6 +17,7 @@ help:
 	@echo "make demo-rlhf the whole chain: pretraining, fine-tuning, reward model, PPO, and a report"
 	@echo "make test      the fast test suite"
 	@echo "make test-all  the fast and the slow tests"
+	@echo "make parity    every parallel strategy against one process, on CPUs; writes the table in the docs"
 	@echo "make lint      ruff, mypy --strict, import-linter, pydoclint"
 
 install: $(STAMP)
@@ -48,6 +49,9 @@ test: install
 
 test-all: install
 	$(BIN)/python -m pytest -m "not gpu" --jaxtyping-packages=lmstack,beartype.beartype
+
+parity: install
+	$(BIN)/python benchmarks/strategy_parity.py
 
 lint: install
 	$(BIN)/ruff check .

@@ -48,7 +48,7 @@ def config(**changes: Any) -> TransformerConfig:
 
 SHAPES: dict[str, dict[str, Any]] = {
     "llama": {},
-    "untied": {"tied_embeddings": False, "num_kv_heads": 2},
+    "untied": {"tied_embeddings": False, "num_kv_heads": 2, "logit_softcap": 5.0},
     "gpt2": {
         "attention": AttentionConfig(qkv_bias=True, out_bias=True),
         "feed_forward": DenseConfig(hidden_dim=64, activation="gelu_tanh", gated=False, bias=True),
@@ -73,7 +73,7 @@ class SharedRows(StepData):
         for step in range(self.num_steps):
             first = step * ROWS_PER_STEP
             share = [self.rows[first + i] for i in rank.share(ROWS_PER_STEP)]
-            self.steps.append([batch_of([row], self.length) for row in share])
+            self.steps.append([batch_of(share[i : i + 2], self.length) for i in range(0, len(share), 2)])
         return super().train_dataloader()
 
     def val_dataloader(self) -> Any:
@@ -107,15 +107,15 @@ def strategy_of(name: str, changes: dict[str, Any]) -> Any:
 
 
 def precision_of(name: str) -> dict[str, Any]:
-    """Lightning refuses float64 by name for some strategies, but not its plugin: the check of a split is sharpest so."""
+    """Lightning refuses float64 by name for some strategies, but not its plugin; a split is checked sharpest in it."""
     if name == "64-true":
         return {"plugins": [FolderCheckpointIO(), DoublePrecision()]}
     return {"precision": name}
 
 
 OPTIMIZERS = {
-    "adamw": AdamWConfig(lr=1e-2),
-    "muon": MuonConfig(lr=1e-2, adamw_lr=1e-2),
+    "adamw": AdamWConfig(lr=1e-3),
+    "muon": MuonConfig(lr=1e-3, adamw_lr=1e-3),
     # So large an epsilon leaves lr / eps times the gradient: plain SGD.
     "sgd": AdamWConfig(lr=1e5, eps=1e6, betas=(0.0, 0.0), weight_decay=0.0),
 }
@@ -141,7 +141,7 @@ def run(spec: dict[str, Any], world_size: int) -> None:
         gradient_clip_val=spec.get("clip"),
         max_steps=spec["steps"],
         max_epochs=-1,
-        val_check_interval=spec.get("validate_every", 5),
+        val_check_interval=1000,  # the last step is always followed by one
     )
     data = SharedRows(spec.get("planned_steps", spec["steps"]), even=spec.get("even", False))
     trainer.fit(stage, data, ckpt_path=spec.get("resume"))

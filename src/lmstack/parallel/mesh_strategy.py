@@ -162,7 +162,10 @@ class MeshStrategy(ModelParallelStrategy):
             raise ValueError(f"{name} samples from the model it trains, which must be whole. Use strategy=ddp.")
         if getattr(module, "lora", None) is not None:
             raise ValueError("model.lora: adapters fit on one device with the model they adapt. Use strategy=ddp.")
-        covered = {id(p) for part in module.modules() if isinstance(part, Transformer) for p in part.parameters()}
+        transformers = [part for part in module.modules() if isinstance(part, Transformer)]
+        if len(transformers) != 1:
+            raise ValueError(f"{name} has {len(transformers)} transformers; only one can be cut. Use strategy=ddp.")
+        covered = {id(p) for p in transformers[0].parameters()}
         outside = [n for n, p in module.named_parameters() if p.requires_grad and id(p) not in covered]
         if outside:
             raise ValueError(f"{name} trains {outside[0]}, which is outside the transformer. Use strategy=ddp.")
@@ -178,16 +181,20 @@ class MeshStrategy(ModelParallelStrategy):
         copy_from_first([p.data for p in module.parameters()], self.root_device)
         self._parameter_names = [name for name, _ in module.named_parameters()]
         self._state_names = list(module.state_dict())
-        transformers = [part for part in module.modules() if isinstance(part, Transformer)]
+        (transformer,) = (part for part in module.modules() if isinstance(part, Transformer))
         if layout.tensor > 1:
-            for transformer in transformers:
-                split_layers(transformer, mesh["tensor"], sequence_parallel=self.sequence_parallel)
+            split_layers(transformer, mesh["tensor"], sequence_parallel=self.sequence_parallel)
         if layout.pipeline > 1:
             self._pipeline = Pipeline(
-                module, mesh, self.schedule, self.stages_per_process, self.precision_plugin.forward_context
+                module,
+                transformer,
+                mesh,
+                self.schedule,
+                self.stages_per_process,
+                self.precision_plugin.forward_context,
             )
-        roots: Sequence[torch.nn.Module] = transformers if self._pipeline is None else self._pipeline.chunks
         if layout.data_parallel > 1:
+            roots: Sequence[torch.nn.Module] = [transformer] if self._pipeline is None else self._pipeline.chunks
             for root in roots:
                 shard(root, mesh["shards"] if layout.replicas == 1 else mesh["replicas", "shards"])
 

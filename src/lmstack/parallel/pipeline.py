@@ -73,19 +73,21 @@ class Pipeline:
     The stage's own `loss_sums` runs where the last layers are: `transformer(...)` gives it what has come out of them.
 
     Args:
-        module: The training stage; it keeps this process's layers, the others become empty.
+        module: The training stage.
+        transformer: Its only one; it keeps this process's layers, the others become empty.
         mesh: With a dimension `pipeline`.
         schedule: Order of forwards and backwards.
         stages_per_process: Groups of layers of a process.
         forward_context: Precision of the forward.
 
     Raises:
-        ValueError: The stage has no one transformer with enough layers.
+        ValueError: The stage or its transformer cannot be cut so.
     """
 
     def __init__(
         self,
         module: Any,
+        transformer: Transformer,
         mesh: DeviceMesh,
         schedule: ScheduleName,
         stages_per_process: int,
@@ -96,7 +98,8 @@ class Pipeline:
         self.group = mesh["pipeline"].get_group()
         self.rank, self.size = mesh.get_local_rank("pipeline"), mesh["pipeline"].size()
         self.num_stages = self.size * stages_per_process
-        self.transformer = _only_transformer(module, self.num_stages)
+        _check(module, transformer, self.num_stages)
+        self.transformer = transformer
         num_layers = self.transformer.config.num_layers
         bounds = [num_layers * number // self.num_stages for number in range(self.num_stages + 1)]
         self.numbers = range(self.rank, self.num_stages, self.size)
@@ -252,19 +255,18 @@ class Pipeline:
         dist.all_reduce(local_part(matrix.grad), group=self._tie)
 
 
-def _only_transformer(module: nn.Module, num_stages: int) -> Transformer:
-    found = [part for part in module.modules() if isinstance(part, Transformer)]
-    if len(found) != 1 or not hasattr(module, "loss_sums"):
+def _check(module: nn.Module, transformer: Transformer, num_stages: int) -> None:
+    config = transformer.config
+    if not hasattr(module, "loss_sums"):
         raise ValueError(
-            f"A pipeline runs stages with one transformer, not {type(module).__name__}. Use strategy=fsdp2."
+            f"A pipeline runs stages that predict tokens, not {type(module).__name__}. Use strategy=fsdp2."
         )
-    if found[0].config.head_bias:
+    if config.head_bias:
         raise ValueError("A pipeline of a model with head_bias is not supported. Use strategy=fsdp2.")
-    if found[0].config.num_layers < num_stages:
+    if config.num_layers < num_stages:
         raise ValueError(
-            f"model.transformer.num_layers={found[0].config.num_layers}: fewer than the pipeline's {num_stages} stages."
+            f"model.transformer.num_layers={config.num_layers}: fewer than the pipeline's {num_stages} stages."
         )
-    return found[0]
 
 
 def _pairs_of_ends(mesh: DeviceMesh) -> Any:
