@@ -155,6 +155,7 @@ class Pipeline:
         targets = {"target": indices} if self.holds_last else {}
         with torch.autocast(window[0].input_ids.device.type, enabled=False):
             schedule.step(*inputs, index=indices, return_outputs=False, **targets)
+        self._hidden = None
         self._add_up_tied_gradients()
         told = self._from_last([reported[number] for number in range(len(window))] if self.holds_last else None)
         return told, torch.zeros((), device=window[0].input_ids.device)
