@@ -112,6 +112,7 @@ class Pipeline:
         self._tie = _pairs_of_ends(mesh) if self.transformer.config.tied_embeddings else None
         self._hidden: Tensor | None = None
         self._schedules: dict[Any, Any] = {}
+        self._current_loss: Callable[[Tensor, Tensor], Tensor] | None = None
         self._loss_sums = module.loss_sums
         self.transformer.forward = self._answer  # type: ignore[method-assign]
         module.loss_sums = self._loss_sums_everywhere
@@ -133,23 +134,25 @@ class Pipeline:
             share: Turns the objective of a micro-batch into its share of the step's loss.
 
         Returns:
-            What each micro-batch reports, and the last one's loss, without a graph.
+            What each micro-batch reports, and the sum of the shares, without a graph.
         """
         window = _alike(micro_batches)
         for chunk in self.chunks:
             chunk.window = window
-        reported: dict[int, dict[str, Tensor]] = {}
+        told: dict[int, tuple[dict[str, Tensor], Tensor]] = {}
 
         def loss_of(hidden: Tensor, index: Tensor) -> Tensor:
             number = int(index)
             self._hidden = hidden
             with self.forward_context():
                 sums = self._loss_sums(window[number])
-                reported[number] = {name: value.detach() for name, value in sums.reported.items()}
-                return share(sums.objective)
+                own_share = share(sums.objective)
+                reported = {name: value.detach() for name, value in sums.reported.items()}
+                told[number] = reported, own_share.detach()
+                return own_share
 
-        schedule = self._schedule(window, loss_of)
         self._current_loss = loss_of
+        schedule = self._schedule(window)
         indices = torch.arange(len(window))
         inputs = (indices,) if self.rank == 0 else ()
         targets = {"target": indices} if self.holds_last else {}
@@ -157,8 +160,8 @@ class Pipeline:
             schedule.step(*inputs, index=indices, return_outputs=False, **targets)
         self._hidden = None
         self._add_up_tied_gradients()
-        told = self._from_last([reported[number] for number in range(len(window))] if self.holds_last else None)
-        return told, torch.zeros((), device=window[0].input_ids.device)
+        everyone: list[Any] = self._from_last([list(told[n]) for n in range(len(window))] if self.holds_last else None)
+        return [reported for reported, _ in everyone], torch.stack([own_share for _, own_share in everyone]).sum()
 
     # ---- private ----------------------------------------------------------------------------------------------------
 
@@ -197,9 +200,8 @@ class Pipeline:
         dist.broadcast_object_list(box, group=self.group, group_src=self.size - 1)
         return _moved(box[0], device)
 
-    def _schedule(self, window: Sequence[TokenBatch], loss_of: Callable[[Tensor, Tensor], Tensor]) -> Any:
+    def _schedule(self, window: Sequence[TokenBatch]) -> Any:
         """A schedule for windows of this size and shape, made once."""
-        self._current_loss = loss_of
         shape = tuple(window[0].input_ids.shape)
         key = len(window), shape
         if key not in self._schedules:
@@ -227,8 +229,12 @@ class Pipeline:
             )
             for number, chunk in zip(self.numbers, self.chunks, strict=True)
         ]
-        loss: Any = lambda output, target: self._current_loss(output, target)  # noqa: E731
-        options = {"n_microbatches": num_micro_batches, "loss_fn": loss, "scale_grads": False}
+
+        def loss_of(output: Tensor, index: Tensor) -> Tensor:
+            assert self._current_loss is not None
+            return self._current_loss(output, index)
+
+        options: dict[str, Any] = {"n_microbatches": num_micro_batches, "loss_fn": loss_of, "scale_grads": False}
         if self.schedule_name == "interleaved_1f1b":
             return ScheduleInterleaved1F1B(stages, **options)  # type: ignore[arg-type]
         kind = ScheduleGPipe if self.schedule_name == "gpipe" else Schedule1F1B
