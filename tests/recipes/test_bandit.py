@@ -73,7 +73,7 @@ def test_ppo_climbs_fast(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(10))
 def test_ppo_is_near_the_optimum_after_6400_episodes(tmp_path: Path, seed: int) -> None:
-    """At a constant learning rate noise costs up to 0.01 at the end; at one that falls from the start, seed 3 is late."""
+    """At a constant learning rate noise costs up to 0.01 at the end; where it falls from the start, seed 3 is late."""
     schedule = WSDSchedule(decay="40%", shape="linear")
     stage = bandit_ppo(seed, schedule=schedule)
     reference, policy = learn(stage, tmp_path, bandit_prompts(100), seed)

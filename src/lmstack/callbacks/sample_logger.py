@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.text import Text
+from torch import Tensor
 
 from lmstack.data.rendering import visible
 from lmstack.generation import Completion, GenerationEngine, NonFiniteLogitsError, SamplingParams
+from lmstack.models import Transformer
 from lmstack.tokenization.chat_template import ChatTemplate
 
 NAME = "samples.jsonl"
@@ -63,20 +66,10 @@ class SampleLogger(L.Callback):
         Raises:
             ValueError: A prompt cannot be encoded or does not fit the model.
         """
-        if not trainer.is_global_zero:
-            return
-        self._engine = GenerationEngine(pl_module.transformer, trainer.datamodule.tokenizer)  # type: ignore[attr-defined, arg-type]
-        self._chat_template = getattr(trainer.datamodule, "chat_template", None)  # type: ignore[attr-defined]
-        max_len = self._engine.transformer.config.max_seq_len
-        for prompt in self.prompts:
-            length = len(self._encode(self._engine, prompt))
-            if length >= max_len:
-                raise ValueError(
-                    f"SampleLogger: the prompt {prompt[:40]!r} has {length} tokens, which leaves nothing of the "
-                    f"model's max_seq_len={max_len}. Shorten it."
-                )
-        self._last_step = self._rewind(_path(trainer), trainer.global_step)
+        if trainer.is_global_zero:
+            self._open(trainer, pl_module)
         if trainer.global_step > 0 and self._is_due(trainer.global_step):
+            self._take_weights(trainer, pl_module)
             self._sample(trainer)  # a preempted run saves before this callback's turn
 
     def on_rollback(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -102,6 +95,7 @@ class SampleLogger(L.Callback):
             batch_idx: Ignored.
         """
         if self._is_due(trainer.global_step):
+            self._take_weights(trainer, pl_module)
             self._sample(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -111,7 +105,34 @@ class SampleLogger(L.Callback):
             trainer: The trainer.
             pl_module: The stage.
         """
+        self._take_weights(trainer, pl_module)
         self._sample(trainer)
+
+    def _open(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._engine = GenerationEngine(pl_module.transformer, trainer.datamodule.tokenizer)  # type: ignore[attr-defined, arg-type]
+        self._chat_template = getattr(trainer.datamodule, "chat_template", None)  # type: ignore[attr-defined]
+        max_len = self._engine.transformer.config.max_seq_len
+        for prompt in self.prompts:
+            length = len(self._encode(self._engine, prompt))
+            if length >= max_len:
+                raise ValueError(
+                    f"SampleLogger: the prompt {prompt[:40]!r} has {length} tokens, which leaves nothing of the "
+                    f"model's max_seq_len={max_len}. Shorten it."
+                )
+        self._last_step = self._rewind(_path(trainer), trainer.global_step)
+
+    def _take_weights(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Where each process holds a part of the model, put it together in the first one, which samples."""
+        whole_weights = getattr(trainer.strategy, "whole_weights", None)
+        weights: dict[str, Tensor] | None = whole_weights() if whole_weights else None
+        if weights is None or self._engine is None:
+            return
+        config = self._engine.transformer.config
+        with torch.device("meta"):
+            transformer = Transformer(config)
+        names = transformer.state_dict()
+        transformer.load_state_dict({name: weights[f"transformer.{name}"] for name in names}, assign=True)
+        self._engine = GenerationEngine(transformer.to(trainer.strategy.root_device), self._engine.tokenizer)
 
     def _is_due(self, step: int) -> bool:
         return step % self.every_n_steps == 0

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import lightning as L
 import torch
 
+from lmstack.data.step_loader import Rank
 from lmstack.models.accounting import flops_per_token
 from lmstack.models.peak_flops import peak_flops
 from lmstack.models.transformer import Transformer
@@ -80,7 +81,7 @@ class Throughput(L.Callback):
         self._seconds += time.perf_counter() - self._started
         self._steps += 1
         shapes = [part.input_ids.shape for part in batch] if isinstance(batch, list) else []
-        self._tokens += sum(rows * length for rows, length in shapes) * trainer.world_size
+        self._tokens += sum(rows * length for rows, length in shapes) * Rank.of(trainer).world_size
         if not report:
             return
         pl_module.log("time/step_seconds", self._seconds / self._steps)

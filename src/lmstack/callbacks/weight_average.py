@@ -6,6 +6,8 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from lmstack.parallel.gathering import local_part, sharded_like
+
 
 class WeightAverage(L.Callback):
     """Keeps `average = decay * average + (1 - decay) * weights` after every step, in float32, and validates with it.
@@ -35,7 +37,9 @@ class WeightAverage(L.Callback):
             pl_module: The stage.
         """
         initial = {name: p.detach().float().clone() for name, p in pl_module.named_parameters()}
-        self.average = {name: self.average.get(name, value).to(value.device) for name, value in initial.items()}
+        self.average = {
+            name: sharded_like(self.average.get(name, value), value).to(value.device) for name, value in initial.items()
+        }
 
     @torch.no_grad()
     def on_train_batch_end(
@@ -55,13 +59,13 @@ class WeightAverage(L.Callback):
             return
         decay = min(self.decay, (1 + trainer.global_step) / (10 + trainer.global_step))
         weights = dict(pl_module.named_parameters())
+        averages = [local_part(self.average[name]) for name in weights]
+        now = [local_part(weight.detach()).float() for weight in weights.values()]
         if is_skipped is not None and is_skipped.device.type == "cuda":  # nobody waits to know
-            for name, weight in weights.items():
-                moved = self.average[name].lerp(weight.detach().float(), 1 - decay)
-                self.average[name].copy_(torch.where(is_skipped, self.average[name], moved))
+            for average, weight in zip(averages, now, strict=True):
+                average.copy_(torch.where(is_skipped, average, average.lerp(weight, 1 - decay)))
             return
-        averages = [self.average[name] for name in weights]
-        torch._foreach_lerp_(averages, [p.detach().float() for p in weights.values()], 1 - decay)
+        torch._foreach_lerp_(averages, now, 1 - decay)
 
     def on_rollback(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Put the average that was read back where the weights are.

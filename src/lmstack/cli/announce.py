@@ -5,6 +5,7 @@ from typing import Any
 import lightning as L
 from rich.console import Console
 
+from lmstack.data.step_loader import Rank
 from lmstack.models.transformer import Transformer
 from lmstack.planning import describe_run, measure_speed, plan_run
 
@@ -47,6 +48,7 @@ class Announce(L.Callback):
             num_tokens=tokens_at_step(num_steps),
             global_batch_size=data.global_batch_size,
             world_size=trainer.world_size,
+            data_parallel=Rank.of(trainer).world_size,
             optimizer=model["optimizer"]["kind"],
             activation_checkpointing=bool(model.get("activation_checkpointing")),
             speed=measure_speed(transformer.config, device=trainer.strategy.root_device, **shape),

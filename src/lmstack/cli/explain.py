@@ -50,6 +50,9 @@ def mistakes(config: dict[str, Any]) -> list[str]:
     for name, signature in roots.items():
         if name != "trainer" or config.get(name):
             found += _in_mapping(config.get(name) or {}, signature, name, known)
+    strategy = (config.get("trainer") or {}).get("strategy")
+    if isinstance(strategy, dict):
+        found += _in_class_node(strategy, "trainer.strategy")
     for group in ("callbacks", "logger"):
         for name, node in (config.get(group) or {}).items():
             if node:

@@ -86,6 +86,7 @@ def config_plan(config: dict[str, Any], *, world_size: int | None, speed: Any) -
         num_tokens=data.tokens_at_step(steps),
         global_batch_size=data.global_batch_size,
         world_size=world_size or _devices(trainer),
+        data_parallel=_data_parallel(trainer, world_size or _devices(trainer)),
         optimizer=config["model"]["optimizer"]["kind"],
         activation_checkpointing=bool(config["model"].get("activation_checkpointing")),
         speed=speed or measure_speed(transformer, **shape),
@@ -97,6 +98,19 @@ def _devices(trainer: dict[str, Any]) -> int:
     devices = trainer.get("devices")
     count = devices if isinstance(devices, int) and devices > 0 else len(devices) if isinstance(devices, list) else 1
     return count * int(trainer.get("num_nodes") or 1)
+
+
+def _data_parallel(trainer: dict[str, Any], world_size: int) -> int:
+    """How many of the devices have rows of their own."""
+    from lmstack.parallel.layout import DIMENSIONS, layout_of
+
+    node = trainer.get("strategy")
+    if not isinstance(node, dict) or not str(node.get("class_path")).endswith(".MeshStrategy"):
+        return world_size
+    try:
+        return layout_of(world_size, **{name: node.get(name, 1) for name in DIMENSIONS}).data_parallel
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _taken(arguments: Arguments, name: str) -> float | None:

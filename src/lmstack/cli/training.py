@@ -124,6 +124,8 @@ def lightning_arguments(config: dict[str, Any]) -> dict[str, Any]:
     trainer["check_val_every_n_epoch"] = None  # val_check_interval counts optimizer steps
     trainer.setdefault("use_distributed_sampler", False)  # the data modules share rows out themselves
     trainer.setdefault("enable_model_summary", False)  # the plan says more
+    if "strategy" in trainer:
+        trainer["strategy"] = class_node(trainer["strategy"])
     trainer["callbacks"] = class_nodes(config.get("callbacks"))
     trainer["logger"] = class_nodes(config.get("logger")) or False
     return arguments | {"trainer": trainer}

@@ -35,6 +35,20 @@ class Rank:
     index: int = 0
     world_size: int = 1
 
+    @classmethod
+    def of(cls, trainer: Any) -> "Rank":
+        """This process's place among those that have different data; tensor and pipeline parallel ones share theirs.
+
+        Args:
+            trainer: Lightning's; None is one process.
+        """
+        if trainer is None:
+            return cls()
+        kwargs = getattr(trainer.strategy, "distributed_sampler_kwargs", None)
+        if kwargs is None:
+            return cls(trainer.global_rank, trainer.world_size)
+        return cls(kwargs["rank"], kwargs["num_replicas"])
+
     def share(self, num_rows: int) -> range:
         """Which of so many rows are this rank's: as even as can be, side by side.
 

@@ -10,6 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from lmstack.losses.output_head import Chunk, ChunkedHead, HeadGradients, HeadOptions, compute_dtype
 from lmstack.losses.reduction import count_supervised, is_supervised
+from lmstack.losses.vocabulary_shard import VocabularyShard, split_head
 
 
 class LossSums(NamedTuple):
@@ -44,7 +45,7 @@ def chunked_cross_entropy_sum(
 
     Args:
         hidden: Hidden states after the final norm.
-        head_weight: Output matrix.
+        head_weight: Output matrix; rows sharded by tensor parallelism stay where they are.
         labels: The token that each hidden state should predict, `IGNORE_INDEX` where it does not count.
         chunk_size: Most tokens whose logits exist at once.
         head_bias: Added to the scaled logits; None for none.
@@ -59,7 +60,8 @@ def chunked_cross_entropy_sum(
         ValueError: `chunk_size` is below 1.
     """
     flat = hidden.reshape(-1, hidden.shape[-1])
-    options = _head_options(flat, chunk_size, logit_scale, logit_softcap, 1.0)
+    head_weight, head_bias, shard = split_head(head_weight, head_bias)
+    options = _head_options(flat, chunk_size, logit_scale, logit_softcap, 1.0, shard)
     flat_labels = labels.reshape(-1)
     cross_entropy, z_loss = _apply(
         _CrossEntropySum, flat, head_weight, head_bias, flat_labels, options, z_loss_coef, torch.is_grad_enabled()
@@ -82,7 +84,7 @@ def token_log_probs(
 
     Args:
         hidden: Hidden states after the final norm.
-        head_weight: Output matrix.
+        head_weight: Output matrix; rows sharded by tensor parallelism stay where they are.
         labels: The token that occurred after each hidden state, `IGNORE_INDEX` where none counts.
         chunk_size: Most tokens whose logits exist at once.
         head_bias: Added to the scaled logits; None for none.
@@ -99,17 +101,23 @@ def token_log_probs(
     if not temperature > 0.0:
         raise ValueError(f"temperature={temperature}: must be above 0. The limit of 0 has no log-probabilities.")
     flat = hidden.reshape(-1, hidden.shape[-1])
-    options = _head_options(flat, chunk_size, logit_scale, logit_softcap, temperature)
+    head_weight, head_bias, shard = split_head(head_weight, head_bias)
+    options = _head_options(flat, chunk_size, logit_scale, logit_softcap, temperature, shard)
     out: Tensor = _apply(_TokenLogProbs, flat, head_weight, head_bias, labels.reshape(-1), options)
     return out.reshape(labels.shape)
 
 
 def _head_options(
-    hidden: Tensor, chunk_size: int, logit_scale: float, logit_softcap: float | None, temperature: float
+    hidden: Tensor,
+    chunk_size: int,
+    logit_scale: float,
+    logit_softcap: float | None,
+    temperature: float,
+    shard: VocabularyShard | None,
 ) -> HeadOptions:
     if chunk_size < 1:
         raise ValueError(f"chunk_size={chunk_size}: must be at least 1 token. 4096 suits most models.")
-    return HeadOptions(chunk_size, logit_scale, logit_softcap, temperature, compute_dtype(hidden))
+    return HeadOptions(chunk_size, logit_scale, logit_softcap, temperature, compute_dtype(hidden), shard)
 
 
 def _apply(function: type[torch.autograd.Function], *args: Any) -> Any:
@@ -146,7 +154,7 @@ class _CrossEntropySum(torch.autograd.Function):
             if any(ctx.needs):
                 _add_gradients(chunk, gradients, z_loss_coef)
         ctx.save_for_backward(hidden, weight, bias, labels)
-        ctx.gradients, ctx.options, ctx.z_loss_coef = gradients, options, z_loss_coef
+        ctx.gradients, ctx.options, ctx.z_loss_coef = head.complete(gradients), options, z_loss_coef
         ctx.set_materialize_grads(False)
         return cross_entropy, z_loss
 
@@ -172,7 +180,7 @@ class _CrossEntropySum(torch.autograd.Function):
                 ce_grad=zero if ce_grad is None else ce_grad,
                 z_grad=zero if z_grad is None else z_grad,
             )
-        return *_finished(gradients, likes), None, None, None, None
+        return *_finished(head.complete(gradients), likes), None, None, None, None
 
 
 def _add_gradients(chunk: Chunk, gradients: HeadGradients, z_loss_coef: float) -> None:
@@ -216,7 +224,7 @@ class _TokenLogProbs(torch.autograd.Function):
         gradients = head.zero_gradients(ctx.needs_input_grad[:3])
         for chunk in head.chunks():
             chunk.backward(gradients, label_coef=-grad[chunk.rows].masked_fill(~chunk.counts, 0.0))
-        return *_finished(gradients, (hidden, weight, bias)), None, None
+        return *_finished(head.complete(gradients), (hidden, weight, bias)), None, None
 
 
 def _finished(

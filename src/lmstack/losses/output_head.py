@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from lmstack.losses.vocabulary_shard import VocabularyShard
+
 CPU_CHUNK_ELEMENTS = 2**23
 """Most logits in a chunk on a CPU: 32 MB of float32 was fastest, and four times that a quarter slower, where a core has
 2 MB of cache."""
@@ -28,6 +30,7 @@ class HeadOptions(NamedTuple):
         logit_softcap: Logits become `softcap * tanh(logits / softcap)`; None leaves them.
         temperature: Divisor of the finished logits.
         compute_dtype: Type of the matrix products.
+        shard: Which rows of the head are here; None for all.
     """
 
     chunk_size: int
@@ -35,6 +38,7 @@ class HeadOptions(NamedTuple):
     logit_softcap: float | None
     temperature: float
     compute_dtype: torch.dtype
+    shard: VocabularyShard | None = None
 
 
 def compute_dtype(hidden: Float[Tensor, "N D"]) -> torch.dtype:
@@ -124,6 +128,16 @@ class ChunkedHead:
             gradients.bias = torch.zeros_like(self.bias)
         return gradients
 
+    def complete(self, gradients: HeadGradients) -> HeadGradients:
+        """The gradients after the last chunk; where others hold other rows, what those contribute is added.
+
+        Args:
+            gradients: Summed over chunks.
+        """
+        if self.options.shard is not None:
+            self.options.shard.add_up(gradients.hidden)
+        return gradients
+
 
 class Chunk:
     """Neighbouring tokens, their logits and the log of their probabilities.
@@ -140,10 +154,20 @@ class Chunk:
         self.hidden = head.hidden[rows]
         self.labels = head.labels[rows, None]
         self.logits = self._logits()
-        self.log_probs = torch.log_softmax(self.logits, -1, out=head.log_probs[: len(self.hidden)])
-        token_log_probs = self.log_probs.gather(1, self.labels)
-        self.token_log_probs: Float[Tensor, " N"] = token_log_probs.squeeze(1).masked_fill_(~self.counts, 0.0)
+        out = head.log_probs[: len(self.hidden)]
+        self.token_log_probs: Float[Tensor, " N"]
         """Log-probability of each label; 0 where it does not count."""
+        self._owned: Tensor | None = None
+        self._logsumexp: Tensor | None = None
+        if (shard := head.options.shard) is None:
+            self.log_probs = torch.log_softmax(self.logits, -1, out=out)
+            token_log_probs = self.log_probs.gather(1, self.labels).squeeze(1)
+        else:
+            self.labels, self._owned = shard.owned(self.labels, len(head.weight))
+            self.log_probs, token_log_probs, self._logsumexp = shard.log_softmax(
+                self.logits, self.labels, self._owned, out=out
+            )
+        self.token_log_probs = token_log_probs.masked_fill_(~self.counts, 0.0)
 
     def _logits(self) -> Float[Tensor, "N V"]:
         head, options, size = self.head, self.head.options, len(self.hidden)
@@ -163,6 +187,8 @@ class Chunk:
 
     def logsumexp(self) -> Float[Tensor, " N"]:
         """Log of the sum of exponentials of the logits; 0 where the label does not count."""
+        if self._logsumexp is not None:
+            return self._logsumexp.masked_fill(~self.counts, 0.0)
         label_logits = self.logits.gather(1, self.labels).squeeze(1)
         return label_logits.masked_fill_(~self.counts, 0.0) - self.token_log_probs
 
@@ -218,11 +244,12 @@ class Chunk:
         options = self.head.options
         grad_logits = self.log_probs.exp_()
         if label_coef is None:
-            grad_logits.scatter_add_(1, self.labels, grad_logits.new_full((1, 1), -1.0).expand_as(self.labels))
+            at_labels = grad_logits.new_full((1, 1), -1.0).expand_as(self.labels)
         else:
             softmax_coef = label_coef if softmax_coef is None else softmax_coef
             grad_logits.mul_((softmax_coef / options.temperature)[:, None])
-            grad_logits.scatter_add_(1, self.labels, -(label_coef / options.temperature)[:, None])
+            at_labels = -(label_coef / options.temperature)[:, None]
+        grad_logits.scatter_add_(1, self.labels, at_labels if self._owned is None else at_labels * self._owned)
         if options.logit_softcap is not None:
             # d/dx softcap tanh(x / softcap) = 1 - tanh²
             tanh = self.logits.mul_(options.temperature / options.logit_softcap)

@@ -192,22 +192,48 @@ class Transformer(nn.Module):
         Raises:
             ValueError: A row is longer than the positions or the cache, or the cache cannot be used.
         """
-        num_tokens = input_ids.shape[1]
-        end = num_tokens if cache is None else cache.extent
+        if cache is None:
+            layers = range(self.config.num_layers)
+            return self.run_layers(None, input_ids, layers, position_ids=position_ids, document_ids=document_ids)
+        num_tokens, end = input_ids.shape[1], cache.extent
         self._check(num_tokens, end, document_ids, cache)
-        if position_ids is None and document_ids is not None:
-            position_ids = positions_in_documents(document_ids)
         positions = slice(end - num_tokens, end) if position_ids is None else position_ids
         x = self._embed(input_ids, positions)
-        rotation = None
-        if self._rotary is not None:
-            length = max(end, self.config.max_seq_len)
-            rotation = self._rotary.at(positions, num_positions=length, device=x.device)
-        if cache is None:
-            x = self._run_blocks(x, self._patterns(input_ids, document_ids), rotation)
-        else:
-            x = self._run_blocks_cached(x, positions, rotation, cache)
+        x = self._run_blocks_cached(x, positions, self._rotation(positions, end, x.device), cache)
         return x if self.config.norm.placement == "post" else self.final_norm(x)
+
+    def run_layers(
+        self,
+        x: Float[Tensor, "B T D"] | None,
+        input_ids: Int[Tensor, "B T"],
+        layers: range,
+        *,
+        position_ids: Int[Tensor, "B T"] | None = None,
+        document_ids: Int[Tensor, "B T"] | None = None,
+    ) -> Float[Tensor, "B T D"]:
+        """A part of `forward`: neighbouring layers, the embedding before the first and the final norm after the last.
+
+        Args:
+            x: What the layer before gave; None embeds the tokens.
+            input_ids: As for `forward`.
+            layers: Which.
+            position_ids: As for `forward`.
+            document_ids: As for `forward`.
+
+        Raises:
+            ValueError: A row is longer than the positions.
+        """
+        num_tokens = input_ids.shape[1]
+        self._check(num_tokens, num_tokens, document_ids, None)
+        if position_ids is None and document_ids is not None:
+            position_ids = positions_in_documents(document_ids)
+        positions = slice(0, num_tokens) if position_ids is None else position_ids
+        if x is None:
+            x = self._embed(input_ids, positions)
+        rotation = self._rotation(positions, num_tokens, x.device)
+        x = self._run_blocks(x, layers, self._patterns(input_ids, document_ids), rotation)
+        is_last = layers.stop == self.config.num_layers
+        return self.final_norm(x) if is_last and self.config.norm.placement != "post" else x
 
     def logits(self, hidden: Float[Tensor, "B T D"]) -> Float32[Tensor, "B T V"]:
         """Scores of every token of the vocabulary: scaled, with bias, soft-capped, in fp32.
@@ -270,6 +296,11 @@ class Transformer(nn.Module):
             x = self.embedding_norm(x)
         return self.dropout(x)  # type: ignore[no-any-return]
 
+    def _rotation(self, positions: slice | Tensor, end: int, device: torch.device) -> Rotation | None:
+        if self._rotary is None:
+            return None
+        return self._rotary.at(positions, num_positions=max(end, self.config.max_seq_len), device=device)
+
     def _patterns(self, input_ids: Tensor, document_ids: Tensor | None) -> dict[int | None, AttentionPattern]:
         device = input_ids.device
         kernel = self.attention_kernel
@@ -283,13 +314,16 @@ class Transformer(nn.Module):
             for window, shape in self._pattern_shapes.items()
         }
 
-    def _run_blocks(self, x: Tensor, patterns: dict[int | None, AttentionPattern], rotation: Rotation | None) -> Tensor:
+    def _run_blocks(
+        self, x: Tensor, layers: range, patterns: dict[int | None, AttentionPattern], rotation: Rotation | None
+    ) -> Tensor:
         recompute = self.activation_checkpointing and torch.is_grad_enabled()
-        for block, window in zip(self.blocks, self._windows, strict=True):
+        for layer in layers:
+            block, pattern = self.blocks[layer], patterns[self._windows[layer]]
             if recompute:
-                x = checkpoint(block, x, patterns[window], rotation, use_reentrant=False)
+                x = checkpoint(block, x, pattern, rotation, use_reentrant=False)
             else:
-                x = block(x, patterns[window], rotation)
+                x = block(x, pattern, rotation)
         return x
 
     def _run_blocks_cached(

@@ -31,7 +31,8 @@ class RMSNorm(nn.Module):
         Args:
             x: Activations.
         """
-        if x.device.type == "cpu" and not torch.compiler.is_compiling():
+        is_sharded = hasattr(self.weight, "device_mesh")  # a DTensor: torch's own operation knows what to do with it
+        if x.device.type == "cpu" and not is_sharded and not torch.compiler.is_compiling():
             if not torch.is_grad_enabled():  # decoding would spend a third of its time in Function.apply
                 return _normalize(x, self.weight, self.eps)[0]
             return _EagerRMSNorm.apply(x, self.weight, self.eps)  # type: ignore[no-untyped-call, no-any-return]

@@ -1,6 +1,7 @@
 """The global gradient norm, and clipping to it, on one device or any mesh."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,8 +10,23 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 
+@dataclass(frozen=True)
+class GradientsElsewhere:
+    """What the norm must know where other processes hold other layers.
+
+    Attributes:
+        sum_squares: This process's squared norm to that of all, in place; every process calls it.
+        counted_there: Parameters that another process holds too, and counts.
+    """
+
+    sum_squares: Callable[[Float[Tensor, ""]], None]
+    counted_there: Collection[nn.Parameter] = ()
+
+
 @torch.no_grad()
-def clip_grad_norm(parameters: Iterable[nn.Parameter], max_norm: float) -> Float[Tensor, ""]:
+def clip_grad_norm(
+    parameters: Iterable[nn.Parameter], max_norm: float, *, elsewhere: GradientsElsewhere | None = None
+) -> Float[Tensor, ""]:
     """Scale gradients in place so that their global 2-norm is at most `max_norm`, without waiting for the device.
 
     The norm is that of the whole model: gradients sharded by FSDP2 or tensor parallelism, on one mesh or several, are
@@ -20,6 +36,7 @@ def clip_grad_norm(parameters: Iterable[nn.Parameter], max_norm: float) -> Float
     Args:
         parameters: Those without a gradient are skipped.
         max_norm: Largest norm; infinity only measures (and removes what is not finite).
+        elsewhere: Layers of the same model in other processes; None when all are here.
 
     Returns:
         The norm before clipping, float32, the same on every rank; 0 without gradients.
@@ -33,10 +50,9 @@ def clip_grad_norm(parameters: Iterable[nn.Parameter], max_norm: float) -> Float
     for parameter in parameters:
         if parameter.grad is not None:
             by_mesh.setdefault(_mesh(parameter.grad), []).append(parameter)
-    if not by_mesh:
+    if not by_mesh and elsewhere is None:
         return torch.zeros(())
-    norms = [_norm([p.grad for p in group if p.grad is not None]) for group in by_mesh.values()]
-    total: Tensor = torch.linalg.vector_norm(torch.stack(norms))
+    total = _total([p for group in by_mesh.values() for p in group], elsewhere)
     is_not_finite = ~total.isfinite()
     if total.device.type == "cpu" and not is_not_finite and total <= max_norm:  # on a CPU nobody waits for the answer
         return total
@@ -49,6 +65,21 @@ def clip_grad_norm(parameters: Iterable[nn.Parameter], max_norm: float) -> Float
             local = grad if _mesh(grad) is None else grad.to_local()
             local.masked_fill_(is_not_finite, 0.0)
     return total
+
+
+def _total(parameters: list[nn.Parameter], elsewhere: GradientsElsewhere | None) -> Float[Tensor, ""]:
+    by_mesh: dict[object, list[Tensor]] = {}
+    skipped = () if elsewhere is None else {id(p) for p in elsewhere.counted_there}
+    for p in parameters:
+        if p.grad is not None and id(p) not in skipped:
+            by_mesh.setdefault(_mesh(p.grad), []).append(p.grad)
+    norms = [_norm(grads) for grads in by_mesh.values()]
+    total: Tensor = torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros(())
+    if elsewhere is None:
+        return total
+    squares = total.square()
+    elsewhere.sum_squares(squares)
+    return squares.sqrt()
 
 
 def _mesh(tensor: Tensor) -> object | None:

@@ -97,14 +97,16 @@ def build_optimizer(
             decay_embeddings=config.decay_embeddings,
             hidden_lr_multiplier=width_ratio,
         )
-        return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=_can_fuse(groups))
+        groups = [group | {"fused": _can_fuse(group)} for group in groups]
+        is_fused = all(group["fused"] for group in groups)
+        return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=is_fused)
     groups = parameter_groups(
         module,
         lr=config.adamw_lr,
         weight_decay=config.weight_decay,
         decay_embeddings=config.decay_embeddings,
     )
-    adamw = {"algorithm": "adamw", "betas": config.betas, "eps": config.eps, "fused": _can_fuse(groups)}
+    adamw = {"algorithm": "adamw", "betas": config.betas, "eps": config.eps}
     muon = {
         "algorithm": "muon",
         "lr": config.lr * _muon_lr_multiplier(config, width_ratio),
@@ -113,7 +115,9 @@ def build_optimizer(
     }
     if not any(group["name"] == HIDDEN_GROUP for group in groups):
         raise ValueError("optimizer.kind=muon: no matrix inside `blocks` is trainable. Use optimizer.kind=adamw.")
-    return MuonAdamW([group | (muon if group["name"] == HIDDEN_GROUP else adamw) for group in groups])
+    return MuonAdamW(
+        [group | (muon if group["name"] == HIDDEN_GROUP else adamw | {"fused": _can_fuse(group)}) for group in groups]
+    )
 
 
 def _width_ratio(transformer: nn.Module) -> float:
@@ -132,9 +136,11 @@ def _muon_lr_multiplier(config: MuonConfig, width_ratio: float) -> float:
     return 1.0 if config.adjust_lr == "original" else width_ratio**0.5
 
 
-def _can_fuse(groups: list[dict[str, Any]]) -> bool:
-    parameters: list[Tensor] = [p for group in groups for p in group["params"]]
-    return all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
+def _can_fuse(group: dict[str, Any]) -> bool:
+    """One kernel for all parameters: not for some that are sharded and some that are not, or are on another mesh."""
+    parameters: list[Tensor] = group["params"]
+    is_known = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
+    return is_known and len({getattr(p, "device_mesh", None) for p in parameters}) == 1
 
 
 def _check_positive(name: str, value: float) -> None:

@@ -49,6 +49,7 @@ class RunPlan:
         micro_batch_size: Rows of a forward on one device.
         global_batch_size: Rows of an optimizer step.
         world_size: Devices that share a step.
+        data_parallel: How many of them have rows of their own.
         precision: As Lightning names it.
         flops_per_token: Forward and backward, by convention.
         memory: Of one device, when every device holds the whole model.
@@ -62,6 +63,7 @@ class RunPlan:
     micro_batch_size: int
     global_batch_size: int
     world_size: int
+    data_parallel: int
     precision: str
     flops_per_token: dict[str, float]
     memory: MemoryEstimate
@@ -89,6 +91,7 @@ def plan_run(
     micro_batch_size: int,
     global_batch_size: int,
     world_size: int = 1,
+    data_parallel: int | None = None,
     precision: str = "32-true",
     optimizer: Literal["adamw", "muon"] = "adamw",
     activation_checkpointing: bool = False,
@@ -105,6 +108,7 @@ def plan_run(
         micro_batch_size: Rows of a forward on one device.
         global_batch_size: Rows of an optimizer step.
         world_size: Devices that share a step.
+        data_parallel: How many of them have rows of their own; None is all.
         precision: As Lightning names it.
         optimizer: Which state is kept.
         activation_checkpointing: Whether activations are recomputed.
@@ -114,10 +118,11 @@ def plan_run(
     Raises:
         ValueError: The precision is unknown, or the batch cannot be shared out.
     """
-    if global_batch_size % (micro_batch_size * world_size):
+    data_parallel = data_parallel or world_size
+    if global_batch_size % (micro_batch_size * data_parallel):
         raise ValueError(
             f"data.global_batch_size={global_batch_size} is not a multiple of micro_batch_size={micro_batch_size} x "
-            f"{world_size} devices."
+            f"{data_parallel} devices."
         )
     if precision not in _PRECISIONS:
         raise ValueError(f"trainer.precision={precision!r}: must be one of {', '.join(_PRECISIONS)}.")
@@ -129,6 +134,7 @@ def plan_run(
         micro_batch_size=micro_batch_size,
         global_batch_size=global_batch_size,
         world_size=world_size,
+        data_parallel=data_parallel,
         precision=precision,
         flops_per_token={
             convention: flops_per_token(config, sequence_length, convention)

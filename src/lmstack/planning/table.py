@@ -33,7 +33,7 @@ def rows(plan: RunPlan) -> list[tuple[str, str, str]]:
     """
     p, memory = plan.parameters, plan.memory
     parts = {"embedding": p.embedding, "attention": p.attention, "feed-forward": p.feed_forward, "head": p.head}
-    accumulation = plan.global_batch_size // (plan.micro_batch_size * plan.world_size)
+    accumulation = plan.global_batch_size // (plan.micro_batch_size * plan.data_parallel)
     devices = f" x {plan.world_size} devices" if plan.world_size > 1 else ""
     micro_batches = f" x {accumulation} micro-batches" if accumulation > 1 else ""
     batch = f"{plan.micro_batch_size} rows{micro_batches}{devices} x {plan.sequence_length:,} tokens"

@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
+from lmstack.data.step_loader import Rank
 from lmstack.models import Transformer
 from lmstack.nn.lora import LoRAConfig
 from lmstack.optim.durations import to_steps
@@ -140,6 +141,11 @@ class LanguageModule(L.LightningModule, ABC):
             )
         self.base_seed = checkpoint["lmstack"]["base_seed"]
 
+    @property
+    def data_rank(self) -> Rank:
+        """This process's place among those that have different data, over which strategies average gradients."""
+        return Rank.of(self.trainer)
+
     def tokens_at_step(self, step: int) -> int:
         """Training tokens consumed after so many steps, all ranks; 0 when the data module does not count them.
 
@@ -152,7 +158,9 @@ class LanguageModule(L.LightningModule, ABC):
     # ---- private ------------------------------------------------------------------------------------------------
 
     def _seed_step(self, step: int, rank: int | None = None) -> None:
-        rank = self.global_rank if rank is None else rank
+        if rank is None:
+            # Tensor-parallel processes compute the same residual stream and must drop the same parts of it.
+            rank = getattr(self.trainer.strategy, "random_rank", self.global_rank)
         words = np.random.SeedSequence((self.base_seed or 0, step, rank)).generate_state(3, np.uint32)
         seed = int(words[0]) << 32 | int(words[1])
         # Not torch.manual_seed: for every backend there could be it notes the call stack, 4 ms a step without a GPU.

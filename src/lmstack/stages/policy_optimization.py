@@ -17,7 +17,6 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from lmstack.data.batch import PromptBatch
-from lmstack.data.step_loader import Rank
 from lmstack.generation.engine import GenerationEngine
 from lmstack.models import Transformer
 from lmstack.models.checkpoint import load_weights_grown
@@ -202,7 +201,7 @@ class PolicyOptimization(LanguageModule, ABC):
             sums = self.loss_sums(part)
             reported.append({name: value.detach() for name, value in sums.reported.items()})
             with self._backward_context(is_last=position == num_parts - 1):
-                self.manual_backward(sums.objective * self.trainer.world_size / count.to(sums.objective.dtype))
+                self.manual_backward(sums.objective * self.data_rank.world_size / count.to(sums.objective.dtype))
         error = max(float(sums.pop("ratio_error")) for sums in reported)
         totals = torch.stack([torch.stack([sums[name].double() for name in reported[0]]) for sums in reported]).sum(0)
         means = self._sum_over_ranks(totals) / num_tokens
@@ -234,7 +233,7 @@ class PolicyOptimization(LanguageModule, ABC):
             ).cross_entropy
             total += loss.detach()
             with self._backward_context(is_last=False):
-                self.manual_backward(stream.config.coef * loss * self.trainer.world_size / count)
+                self.manual_backward(stream.config.coef * loss * self.data_rank.world_size / count)
         metrics = {"ptx/loss": float(self._sum_over_ranks(total) / count)}
         if is_first:
             metrics["ptx/grad_norm"] = self._global_gradient_norm()
@@ -314,7 +313,7 @@ class PolicyOptimization(LanguageModule, ABC):
     @property
     def ranks(self) -> AcrossRanks:
         """For numbers over all ranks."""
-        return AcrossRanks(self._sum_over_ranks, self.global_rank, self.trainer.world_size, self.device)
+        return AcrossRanks(self._sum_over_ranks, self.data_rank.index, self.data_rank.world_size, self.device)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer, and a schedule that is a pure function of the number of rollouts."""
@@ -368,7 +367,7 @@ class PolicyOptimization(LanguageModule, ABC):
 
     def _minibatches(self, num_own: int) -> Iterator[Int[Tensor, " N"]]:
         counts = [int(count) for count in self.ranks.all(float(num_own))]
-        return minibatch_rows(self.update, counts, self.global_rank, (self.base_seed or 0, self.num_rollouts))
+        return minibatch_rows(self.update, counts, self.data_rank.index, (self.base_seed or 0, self.num_rollouts))
 
     def _backward_context(self, *, is_last: bool) -> AbstractContextManager[Any]:
         block = getattr(self.trainer.strategy, "block_backward_sync", None)
@@ -396,7 +395,7 @@ class PolicyOptimization(LanguageModule, ABC):
         return lr_multiplier(self.schedule, rollouts, planned, lambda d: to_steps(d, planned, self._steps_for_tokens))
 
     def _pretraining_stream(self, mix: PretrainingMix, tokenizer: Any) -> PretrainingStream:
-        stream = PretrainingStream(mix, Rank(self.global_rank, self.trainer.world_size))
+        stream = PretrainingStream(mix, self.data_rank)
         if tokenizer is not None and not tokenizer.extends(stream.corpus.tokenizer):
             raise ValueError(
                 f"pretraining_mix.path={mix.path!r} was built with another tokenizer than the policy's. Build the "
@@ -409,7 +408,7 @@ class PolicyOptimization(LanguageModule, ABC):
         for parameter in self.transformer.parameters():
             if parameter.grad is not None:
                 # Averaged over ranks later, together with the policy's; here each rank holds its own share.
-                squares += (self._sum_over_ranks(parameter.grad) / self.trainer.world_size).square().sum()
+                squares += (self._sum_over_ranks(parameter.grad) / self.data_rank.world_size).square().sum()
         return float(squares.sqrt())
 
 

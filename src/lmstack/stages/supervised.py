@@ -80,17 +80,18 @@ class SupervisedModule(LanguageModule, ABC):
         self.trainer.optimizers[0].zero_grad(set_to_none=True)
         count = self._sum_over_ranks(torch.stack([batch.num_supervised for batch in micro_batches]).sum())
         self.prepare_step(micro_batches)
-        reported: list[dict[str, Tensor]] = []
+        num_shares = self.data_rank.world_size
         self._losses: list[Tensor] = []
-        for position, batch in enumerate(micro_batches):
-            sums = self.loss_sums(batch)
-            reported.append(sums.reported)
-            # DDP and FSDP average gradients over ranks; times world_size makes that a sum.
-            loss = sums.objective * self.trainer.world_size / count.clamp(min=1).to(sums.objective.dtype)
-            self._losses.append(loss.detach())
-            if position < len(micro_batches) - 1:
-                with torch.autocast(self.device.type, enabled=False):
-                    self.trainer.strategy.backward(loss, None)
+
+        def share(objective: Tensor) -> Tensor:
+            # Strategies average gradients over ranks with different data; times their number makes that a sum.
+            own = objective * num_shares / count.clamp(min=1).to(objective.dtype)
+            self._losses.append(own.detach())
+            return own
+
+        # A pipeline orders forwards and backwards itself.
+        run_window = getattr(self.trainer.strategy, "run_window", None) or self._run_window
+        reported, loss = run_window(micro_batches, share)
         self._log_step(reported, count)
         return loss
 
@@ -121,14 +122,18 @@ class SupervisedModule(LanguageModule, ABC):
         if gradient_clip_algorithm not in (None, "norm"):
             raise ValueError(f"trainer.gradient_clip_algorithm={gradient_clip_algorithm!r}: lmstack clips by 'norm'.")
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        norm = clip_grad_norm(parameters, float("inf") if gradient_clip_val is None else gradient_clip_val)
+        elsewhere = getattr(self.trainer.strategy, "gradients_elsewhere", None)
+        limit = float("inf") if gradient_clip_val is None else gradient_clip_val
+        norm = clip_grad_norm(parameters, limit, elsewhere=elsewhere)
         if self._is_logging_step():
             self.log("train/grad_norm", norm)
         if self.update_guard is not None:
-            own = torch.stack([torch.stack(self._losses).sum().float(), norm.to(self._losses[0].device)])
+            norm = norm.to(self.device)
+            has_loss = norm.new_tensor(float(bool(self._losses)))  # of a pipeline, the last stage has
+            loss = torch.stack(self._losses).sum().float() if self._losses else torch.zeros_like(norm)
             # Averaged, so that no rank decides by a bit that the others do not have.
-            loss, norm = (self._sum_over_ranks(own) / self.trainer.world_size).unbind()
-            self.update_skipped = self.update_guard(loss, norm)
+            sums = self._sum_over_ranks(torch.stack([loss, has_loss, norm]))
+            self.update_skipped = self.update_guard(sums[0] / sums[1], sums[2] / self.trainer.world_size)
             skip_coming_step(optimizer, self.update_skipped)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -142,6 +147,19 @@ class SupervisedModule(LanguageModule, ABC):
         if self.after_step is not None:
             act, self.after_step = self.after_step, None
             act()
+
+    def _run_window(
+        self, micro_batches: Sequence[Any], share: Callable[[Tensor], Tensor]
+    ) -> tuple[list[dict[str, Tensor]], Tensor]:
+        reported: list[dict[str, Tensor]] = []
+        for position, batch in enumerate(micro_batches):
+            sums = self.loss_sums(batch)
+            reported.append(sums.reported)
+            loss = share(sums.objective)
+            if position < len(micro_batches) - 1:
+                with torch.autocast(self.device.type, enabled=False):
+                    self.trainer.strategy.backward(loss, None)
+        return reported, loss
 
     def _log_step(self, reported: list[dict[str, Tensor]], count: Int[Tensor, ""]) -> None:
         if not self._is_logging_step():

@@ -149,7 +149,7 @@ class ItemData(LightningDataModule, ABC):
 
     def train_dataloader(self) -> StepLoader:
         """Optimizer steps of this rank."""
-        rank = self._rank()
+        rank = Rank.of(self.trainer)
         unit = self.micro_batch_size * rank.world_size
         if self.global_batch_size % unit:
             raise ValueError(
@@ -162,7 +162,7 @@ class ItemData(LightningDataModule, ABC):
 
     def val_dataloader(self) -> ValidationLoader:
         """Validation batches of this rank; none when nothing is held out."""
-        rank = self._rank()
+        rank = Rank.of(self.trainer)
         size = self.validation_batch_size or max(1, self.global_batch_size // rank.world_size)
         return ValidationLoader(HeldOut(self._num_held_out(), size, rank, self._held_out_batch))
 
@@ -216,11 +216,3 @@ class ItemData(LightningDataModule, ABC):
         if self._loaded is None:
             raise ValueError("The data is not read yet: call setup() first.")
         return self._loaded
-
-    def _rank(self) -> Rank:
-        if self.trainer is None:
-            return Rank()
-        kwargs = getattr(self.trainer.strategy, "distributed_sampler_kwargs", None)
-        if kwargs is not None:
-            return Rank(kwargs["rank"], kwargs["num_replicas"])
-        return Rank(self.trainer.global_rank, self.trainer.world_size)

@@ -86,7 +86,7 @@ class PreferenceData(ItemData):
         if self.demonstrations is None:
             return
         answers = read_rows(self.demonstrations, _read_demonstration, self.on_bad_row, self.counts)
-        rank: Rank = self._rank()
+        rank = Rank.of(self.trainer)
         items = self._tokenize([answers[i] for i in rank.share(len(answers))], is_demonstration=True)
         size = self.micro_batch_size * 4
         for begin in range(0, len(items), size):

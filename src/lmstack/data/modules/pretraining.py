@@ -106,7 +106,7 @@ class PretrainingData(LightningDataModule):
 
     def train_dataloader(self) -> StepLoader:
         """Optimizer steps of this rank."""
-        rank = self._rank()
+        rank = Rank.of(self.trainer)
         self._check_divisible(rank.world_size)
         _, shards, mixture = self._order()
         rows = TrainRows(shards, mixture, self.plan, self.tokenizer, self.micro_batch_size, rank)
@@ -184,7 +184,13 @@ class PretrainingData(LightningDataModule):
         shards = [self.corpus.shards("validation", name) for name in names]
         batch_size = self.validation_batch_size or self.micro_batch_size
         rows = ValidationRows(
-            shards, self.tokenizer, self.sequence_length, batch_size, self._rank(), max_tokens, self.validation_stride
+            shards,
+            self.tokenizer,
+            self.sequence_length,
+            batch_size,
+            Rank.of(self.trainer),
+            max_tokens,
+            self.validation_stride,
         )
         return ValidationLoader(rows, self.num_workers)
 
@@ -214,12 +220,3 @@ class PretrainingData(LightningDataModule):
                     f"data.{name}={size} is not a multiple of micro_batch_size={self.micro_batch_size} x "
                     f"{world_size} ranks. Use {max(1, round(size / unit)) * unit}, or change data.micro_batch_size."
                 )
-
-    def _rank(self) -> Rank:
-        """This process's place among those that have different data."""
-        if self.trainer is None:
-            return Rank()
-        kwargs = getattr(self.trainer.strategy, "distributed_sampler_kwargs", None)
-        if kwargs is not None:
-            return Rank(kwargs["rank"], kwargs["num_replicas"])
-        return Rank(self.trainer.global_rank, self.trainer.world_size)
