@@ -38,7 +38,7 @@ def arguments(tmp_path: Path) -> dict[str, Any]:
     save_weights(model, Transformer(tiny_config(vocab_size=257, max_seq_len=32)))
     byte_tokenizer().save(model / "tokenizer")
     return {
-        "model": str(model),
+        "checkpoint": str(model),
         "prompts": rows_file(tmp_path / "prompts.jsonl", [{"prompt": f"question {i}"} for i in range(7)]),
         "output": str(tmp_path / "out" / "best.jsonl"),
         "rewards": {"first": FunctionReward(f"{__file__}:first_byte")},

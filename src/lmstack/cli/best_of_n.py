@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 def best_of_n(
     *,
-    model: str,
+    checkpoint: str,
     prompts: str | list[str],
     output: str,
     rewards: dict[str, Reward],
@@ -45,12 +45,12 @@ def best_of_n(
 ) -> None:
     """Answer prompts several times and keep the best answers as demonstrations (rejection sampling, best-of-n).
 
-    Such as `model=runs/sft prompts=data/assistant/prompts.jsonl output=data/best.jsonl
+    Such as `checkpoint=runs/sft prompts=data/assistant/prompts.jsonl output=data/best.jsonl
     'rewards.preference={kind:reward_model,path:runs/rm}'`, and then SFT with
     `data.path=data/best.jsonl`. The same command goes on where it was stopped.
 
     Args:
-        model: A run, checkpoint or weights folder.
+        checkpoint: A run's folder, a checkpoint's, or one of weights.
         prompts: JSONL, JSON or Parquet files, folders or globs, as for `data.path` of PPO.
         output: JSONL file to write: `messages`, `reward`, and each reward by name.
         rewards: Reward functions by name, as for PPO.
@@ -78,11 +78,11 @@ def best_of_n(
     target = Path(output)
     if target.exists() and not overwrite:
         raise ValueError(f"output={output}: the file exists already. Remove it, or set overwrite=true.")
-    tokenizer, template = load_tokenizer(model, chat_template, add_special_tokens=False)
+    tokenizer, template = load_tokenizer(checkpoint, chat_template, add_special_tokens=False)
     counts: Counter[str] = Counter()
     conversations = read_rows(prompts, read_unanswered, on_bad_row, counts)
     where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-    engine = GenerationEngine(load_transformer(model, device=where), tokenizer)
+    engine = GenerationEngine(load_transformer(checkpoint, device=where), tokenizer)
     sampler = _Sampler(
         engine,
         load_rewards(rewards, tokenizer, where),

@@ -120,10 +120,10 @@ class Pipeline:
     @property
     def gradients_elsewhere(self) -> GradientsElsewhere:
         """The other processes' layers; a tied embedding is counted where the first layers are."""
+        matrix: Any = self.transformer.embedding.weight
         is_copy = self._tie is not None and self.holds_last
         return GradientsElsewhere(
-            lambda squares: dist.all_reduce(squares, group=self.group),
-            (self.transformer.embedding.weight,) if is_copy else (),
+            lambda squares: dist.all_reduce(squares, group=self.group), (matrix,) if is_copy else ()
         )
 
     def run_window(self, micro_batches: Sequence[TokenBatch], share: Callable[[Tensor], Tensor]) -> _Window:
@@ -255,7 +255,7 @@ class Pipeline:
         """A tied matrix is used at both ends: each end gets the sum."""
         if self._tie is None or not (self.rank == 0 or self.holds_last):
             return
-        matrix: nn.Parameter = self.transformer.embedding.weight
+        matrix: Any = self.transformer.embedding.weight
         if isinstance(matrix, DTensor) and isinstance(matrix.grad, DTensor):  # an embedding's may be laid out otherwise
             matrix.grad = matrix.grad.redistribute(matrix.device_mesh, matrix.placements)
         assert matrix.grad is not None
