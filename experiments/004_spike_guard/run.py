@@ -30,7 +30,6 @@ from lmstack.models.config import DenseConfig, DepthScaledInit, RotaryConfig
 from lmstack.optim.optimizers import AdamWConfig
 from lmstack.optim.schedules import WSDSchedule
 from lmstack.prep.build import build_corpus
-from lmstack.reports.svg import Series, chart
 from lmstack.run_record import SPIKES, read_lines
 from lmstack.stages import CausalLM
 from lmstack.tokenization import byte_tokenizer
@@ -143,7 +142,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--draw", action="store_true", help="only draw what curves.csv has")
     given = parser.parse_args()
+    if given.draw:
+        draw()
+        return
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     curves: list[dict[str, Any]] = []
@@ -162,28 +165,46 @@ def main() -> None:
                         curves.append({"spoilt": spoil, "guard": guard, "seed": seed, **numbers, **counts})
                 print(curves[-1], flush=True)
                 write(curves)
+    draw()
 
 
 def write(curves: list[dict[str, Any]]) -> None:
-    """results.csv (the last step of each run), curves.csv and the figure."""
+    """results.csv (the last step of each run) and curves.csv."""
     last = max(row["step"] for row in curves)
     for name, rows in (("curves.csv", curves), ("results.csv", [row for row in curves if row["step"] == last])):
         with (HERE / name).open("w", newline="") as file:
             writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
-    names = {("none", "no guard"): "clean", ("one byte", "no guard"): "spoilt, no guard"}
-    names |= {("one byte", guard): f"spoilt, {guard}" for guard in ("skip", "rollback")}
-    series = []
+
+
+def draw() -> None:
+    """The figure of curves.csv: mean and range over seeds."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "004"
+    import matplotlib.pyplot as plt
+
+    with (HERE / "curves.csv").open() as file:
+        curves = list(csv.DictReader(file))
+    names = {("none", "no guard"): "clean data", ("one byte", "no guard"): "spoilt, no guard"}
+    names |= {("one byte", "skip"): "spoilt, skip", ("one byte", "rollback"): "spoilt, rollback"}
+    figure, axes = plt.subplots(figsize=(6, 4))
+    axes.axvspan(SPOILT_FROM, SPOILT_FROM + SPOILT_STEPS, color="0.9", label="spoilt data")
     for (spoil, guard), name in names.items():
         points: dict[int, list[float]] = {}
         for row in curves:
-            if (row["spoilt"], row["guard"]) == (spoil, guard) and row["step"] >= 120:
-                points.setdefault(row["step"], []).append(row["val_loss"])
-        series.append(Series(name, [(step, statistics.mean(values)) for step, values in sorted(points.items())]))
-    IMAGE.parent.mkdir(exist_ok=True)
-    title = f"Validation loss; data of steps {SPOILT_FROM} to {SPOILT_FROM + SPOILT_STEPS} is spoilt"
-    IMAGE.write_text(chart(title, series, x_label="optimizer step", y_label="nats per byte") + "\n")
+            if (row["spoilt"], row["guard"]) == (spoil, guard) and int(row["step"]) >= 120:
+                points.setdefault(int(row["step"]), []).append(float(row["val_loss"]))
+        steps = sorted(points)
+        style = "--" if name == "clean data" else "-"
+        (line,) = axes.plot(steps, [statistics.mean(points[step]) for step in steps], style, label=name)
+        low, high = ([choose(points[step]) for step in steps] for choose in (min, max))
+        axes.fill_between(steps, low, high, color=line.get_color(), alpha=0.12)
+    axes.set(xlabel="optimizer step", ylabel="validation loss, nats per byte")
+    axes.legend()
+    figure.savefig(IMAGE, bbox_inches="tight", metadata={"Date": None})
 
 
 if __name__ == "__main__":

@@ -121,6 +121,7 @@ def test_muon_skips_frozen_matrices_and_goes_on_with_all_groups() -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @every_optimizer
 def test_on_a_gpu_nothing_waits_for_the_decision(config: Any) -> None:
     from lmstack.optim.spike_detector import SpikeDetector
