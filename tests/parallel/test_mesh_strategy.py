@@ -49,7 +49,7 @@ def test_stages_that_cannot_be_cut_are_refused_with_the_reason() -> None:
     with pytest.raises(ValueError, match=r"CausalLM samples from the model it trains"):
         strategy_for(stage)._check_module()
     stage = tiny_stage()
-    stage.lora = LoRAConfig(rank=2)
+    stage.lora = LoRAConfig(rank=2, alpha=4.0)
     with pytest.raises(ValueError, match=r"model.lora: adapters fit on one device"):
         strategy_for(stage)._check_module()
     with pytest.raises(ValueError, match=r"trainer.precision=16-mixed with this strategy: use 32-true"):

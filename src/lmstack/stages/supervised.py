@@ -89,9 +89,11 @@ class SupervisedModule(LanguageModule, ABC):
             self._losses.append(own.detach())
             return own
 
-        # A pipeline orders forwards and backwards itself.
-        run_window = getattr(self.trainer.strategy, "run_window", None) or self._run_window
-        reported, loss = run_window(micro_batches, share)
+        # A pipeline orders forwards and backwards itself, and tells all its processes what the last layers' loss was.
+        run_window = getattr(self.trainer.strategy, "run_window", None)
+        reported, loss = (run_window or self._run_window)(micro_batches, share)
+        if run_window is not None:
+            self._losses = [loss]
         self._log_step(reported, count)
         return loss
 
@@ -128,12 +130,10 @@ class SupervisedModule(LanguageModule, ABC):
         if self._is_logging_step():
             self.log("train/grad_norm", norm)
         if self.update_guard is not None:
-            norm = norm.to(self.device)
-            has_loss = norm.new_tensor(float(bool(self._losses)))  # of a pipeline, the last stage has
-            loss = torch.stack(self._losses).sum().float() if self._losses else torch.zeros_like(norm)
+            own = torch.stack([torch.stack(self._losses).sum().float(), norm.to(self.device)])
             # Averaged, so that no rank decides by a bit that the others do not have.
-            sums = self._sum_over_ranks(torch.stack([loss, has_loss, norm]))
-            self.update_skipped = self.update_guard(sums[0] / sums[1], sums[2] / self.trainer.world_size)
+            loss, norm = (self._sum_over_ranks(own) / self.data_rank.world_size).unbind()
+            self.update_skipped = self.update_guard(loss, norm)
             skip_coming_step(optimizer, self.update_skipped)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
