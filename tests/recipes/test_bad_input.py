@@ -196,4 +196,4 @@ def test_a_file_that_the_system_cuts_off_is_said_in_a_line() -> None:
     assert len(errors) == 1
     assert "file too large" in errors[0].lower() or "no space left" in errors[0]
     assert not list(Path("runs").rglob("*partial*"))
-    assert not list(Path("runs").rglob("step-*"))
+    assert not list(Path("runs").glob("*/checkpoints/step-*"))
