@@ -112,7 +112,7 @@ def _reward_model(folder: Path) -> str:
             x_label="score",
             y_label="answers",
         ),
-        bars("Accuracy by how much longer the better answer is (tokens)", by_length, y_label="accuracy"),
+        bars("Accuracy by length of better less worse (tokens)", by_length, y_label="accuracy"),
     )
 
 
