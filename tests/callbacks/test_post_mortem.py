@@ -86,3 +86,11 @@ def test_weights_can_be_left_out_and_old_ones_go(tmp_path: Path) -> None:
     folders = sorted(path.name for path in (tmp_path / "post_mortem").iterdir())
     assert folders == [f"step-{step:08d}-rank-0" for step in (2, 3)]
     assert not list(tmp_path.rglob("weights.safetensors"))
+
+
+def test_what_fails_before_training_is_no_case_for_a_post_mortem(tmp_path: Path) -> None:
+    """A wrong setting is said in a line; a folder of tensors would only be in the way."""
+    stage, fail = tiny_stage(), Fail(0, "on_fit_start", RuntimeError("fell off the bus"))
+    with pytest.raises(RuntimeError, match="bus"):
+        tiny_trainer(tmp_path, [PostMortem(), fail]).fit(stage, StepData(steps()))
+    assert not (tmp_path / "post_mortem").exists()

@@ -42,6 +42,16 @@ class PostMortem(L.Callback):
         self.save_weights = save_weights
         self.keep = keep
         self._batch: Any = None
+        self._has_started = False
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """From now on a failure is worth a look; what failed before is a matter of settings, and said in a line.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The stage.
+        """
+        self._has_started = True
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -78,7 +88,7 @@ class PostMortem(L.Callback):
             pl_module: The stage.
             exception: What was raised.
         """
-        if not isinstance(exception, Exception) or trainer.state.fn != "fit":
+        if not isinstance(exception, Exception) or not self._has_started:
             return
         root = Path(trainer.default_root_dir) / FOLDER
         folder = root / f"step-{trainer.global_step:08d}-rank-{trainer.global_rank}"

@@ -1,6 +1,7 @@
 """Only messages meant for the user reach the screen. Standard library only; set before torch is imported."""
 
 import logging
+import sys
 import os
 import warnings
 
@@ -18,7 +19,7 @@ def quieten() -> None:
     warnings.filterwarnings("ignore", message=r".*(does not have many workers|LeafSpec|lr_scheduler\.step)")
     for name in ("lightning", "lightning.pytorch", "lightning.fabric", "lightning_utilities", "torch", "litdata"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    handler = logging.StreamHandler()
+    handler = _ToStandardError()
     handler.setFormatter(logging.Formatter("%(message)s"))
     log = logging.getLogger("lmstack")
     if not log.handlers:
@@ -31,3 +32,10 @@ def after_lightning() -> None:
     """Say it again: Lightning sets its log levels when it is imported."""
     for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+class _ToStandardError(logging.Handler):
+    """Writes to what standard error is at the moment, which a stream handler looks up only once."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        sys.stderr.write(self.format(record) + "\n")
