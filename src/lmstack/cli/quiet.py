@@ -1,8 +1,8 @@
 """Only messages meant for the user reach the screen. Standard library only; set before torch is imported."""
 
 import logging
-import sys
 import os
+import sys
 import warnings
 
 # Modules whose warnings are about their own insides; ours and the user's own are shown.
