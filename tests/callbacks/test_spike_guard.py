@@ -20,8 +20,8 @@ from lmstack.models.checkpoint_folder import checkpoints_in, newest_valid_checkp
 from lmstack.optim.optimizers import AdamWConfig, MuonConfig
 from lmstack.optim.schedules import ConstantSchedule
 from lmstack.run_record import read_lines
-from tiny_guarded import GuardedData, Spoil, assert_same, run
-from tiny_run import StepData, batch_of, tiny_stage, tiny_trainer
+from tiny_guarded import GuardedData, Spoil, run
+from tiny_run import StepData, assert_equal, batch_of, tiny_stage, tiny_trainer
 
 STRUCK = 14
 SPOILT = range(60, 72)  # the rows of steps 15, 16 and 17, counted from 0
@@ -63,9 +63,9 @@ def test_a_skipped_update_leaves_weights_moments_counters_and_average_bitwise_as
 ) -> None:
     states, spoil = States(), Spoil([STRUCK], CHANGES[change])
     result = run(tmp_path, guard(), optimizer=OPTIMIZERS[optimizer], extra=[states, spoil], steps=18)
-    assert_same(states.before[STRUCK + 1], states.before[STRUCK])
+    assert_equal(states.before[STRUCK + 1], states.before[STRUCK])
     with pytest.raises(AssertionError):  # the next step is made again
-        assert_same(states.before[STRUCK + 2], states.before[STRUCK + 1])
+        assert_equal(states.before[STRUCK + 2], states.before[STRUCK + 1])
     assert [(line["action"], line["step"]) for line in result["decisions"]] == [("skip", STRUCK + 1)]
     assert all(tensor.isfinite().all() for tensor in result["weights"].values())
     assert result["step"] == result["schedule"]["last_epoch"] == 18
@@ -76,12 +76,12 @@ def test_without_the_guard_the_same_step_changes_weights_and_moments(tmp_path: P
     run(tmp_path, None, extra=[states, Spoil([STRUCK], CHANGES["nan"])], steps=18)
     for before, after in zip(states.before[STRUCK], states.before[STRUCK + 1], strict=True):
         with pytest.raises(AssertionError):
-            assert_same(before, after)
+            assert_equal(before, after)
 
 
 def test_a_guard_that_finds_nothing_changes_nothing(tmp_path: Path) -> None:
     guarded, plain = run(tmp_path / "a", guard(threshold=50.0)), run(tmp_path / "b", None)
-    assert_same({**guarded, "decisions": []}, plain)
+    assert_equal({**guarded, "decisions": []}, plain)
     assert guarded["decisions"] == []
 
 
@@ -107,7 +107,7 @@ def test_rows_that_were_rolled_back_over_might_as_well_not_have_been_there(tmp_p
     line = back["decisions"][-1]
     assert (line["to_step"], line["rows"]) == (10, [56, 72])  # a step before the first strike to one after the last
     clean = run(tmp_path / "clean", None, data=GuardedData(missing=SkippedRows(((56, 72),))))
-    assert_same({**back, "decisions": []}, clean)
+    assert_equal({**back, "decisions": []}, clean)
     assert [int(row["step"]) for row in back["metrics"]] == list(range(1, 25))
 
 
@@ -117,7 +117,7 @@ def test_a_rollback_is_exact_also_with_validations_between(tmp_path: Path, every
     back = run(tmp_path / "back", rollback(), data=GuardedData(SPOILT), **options)
     begin = back["decisions"][-1]["rows"][0]
     clean = run(tmp_path / "clean", None, data=GuardedData(missing=SkippedRows(((begin, 72),))), **options)
-    assert_same({**back, "decisions": []}, clean)
+    assert_equal({**back, "decisions": []}, clean)
     assert [int(row["step"]) for row in back["metrics"] if row["val/loss"]] == [5, 10, 15, 20, 24]
 
 
@@ -139,7 +139,7 @@ def test_a_run_that_is_killed_and_resumed_skips_and_goes_back_as_one_that_is_not
     run(parts, rollback(), data=GuardedData(SPOILT), every_n_steps=every_n_steps, kill_after=killed)
     checkpoint = newest_valid_checkpoint(parts)
     resumed = run(parts, rollback(), data=GuardedData(SPOILT), every_n_steps=every_n_steps, resume=checkpoint)
-    assert_same(resumed, whole)
+    assert_equal(resumed, whole)
 
 
 class SaveAndLeave(L.Callback):
@@ -160,7 +160,7 @@ def test_a_signal_between_decision_and_rollback_changes_nothing(tmp_path: Path, 
     checkpoint = newest_valid_checkpoint(parts)
     assert checkpoint is not None
     assert step_of(checkpoint) == 17
-    assert_same(run(parts, rollback(), data=GuardedData(SPOILT), resume=checkpoint), whole)
+    assert_equal(run(parts, rollback(), data=GuardedData(SPOILT), resume=checkpoint), whole)
 
 
 def test_skips_are_the_same_after_a_resume(tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ def test_skips_are_the_same_after_a_resume(tmp_path: Path) -> None:
     whole = spoilt(folder=tmp_path / "whole", guard=guard())
     spoilt(folder=tmp_path / "parts", guard=guard(), kill_after=14)
     resumed = spoilt(folder=tmp_path / "parts", guard=guard(), resume=newest_valid_checkpoint(tmp_path / "parts"))
-    assert_same(resumed, whole)
+    assert_equal(resumed, whole)
     assert [line["step"] for line in whole["decisions"]] == [10, 13, 16, 18]
 
 
@@ -303,4 +303,4 @@ def test_two_ranks_decide_alike_also_when_only_one_sees_what_is_wrong(tmp_path: 
         ("rollback", 32),
     ]
     first, second = (torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2))
-    assert_same(first, second)
+    assert_equal(first, second)

@@ -17,7 +17,7 @@ from lmstack.nn.lora import LoRAConfig
 from lmstack.stages.sft import SFT
 from tiny_post_training import STAGES, build, data
 from tiny_preferences import stage_arguments
-from tiny_run import tiny_config, tiny_trainer
+from tiny_run import assert_equal, tiny_config, tiny_trainer
 
 STEPS = 5
 
@@ -49,22 +49,6 @@ def run(folder: Path, name: str, *, stop: int | None = None, resume: bool = Fals
         "optimizer": trainer.optimizers[0].state_dict(),
         "metrics": read_metrics(folder / "metrics.csv"),
     }
-
-
-def assert_equal(a: Any, b: Any, where: str = "") -> None:
-    assert type(a) is type(b), where
-    if isinstance(a, torch.Tensor):
-        assert torch.equal(a, b), where
-    elif isinstance(a, dict):
-        assert list(a) == list(b), where
-        for key in a:
-            assert_equal(a[key], b[key], f"{where}.{key}")
-    elif isinstance(a, list | tuple):
-        assert len(a) == len(b), where
-        for i, (x, y) in enumerate(zip(a, b)):
-            assert_equal(x, y, f"{where}[{i}]")
-    else:
-        assert a == b, where
 
 
 @pytest.mark.parametrize("name", STAGES)
