@@ -30,7 +30,7 @@ TOOLS = {
     "tokenizer": "train | report",
     "generate": "text from a checkpoint",
     "pipeline": "stages one after the other, each from the one before, and a report",
-    "inspect": "one batch, decoded, documents and supervised tokens marked; what a run failed of",
+    "inspect": "one batch, decoded, documents and supervised tokens marked; what a run was doing when it failed",
     "control": "set a value, save, stop or roll back a run that goes on",
     "plan": "parameters, FLOPs, memory and time of a config",
     "config": "compose a config and print it",
