@@ -12,8 +12,9 @@ from lmstack.callbacks import Checkpointing, MetricsCsv, RunRecorder, SpikeGuard
 from lmstack.callbacks.metrics_csv import read_metrics
 from lmstack.data.batch import TokenBatch
 from lmstack.data.batch_size import BatchSizePlan
+from lmstack.data.rank import Rank
 from lmstack.data.skipped_rows import SkippedRows
-from lmstack.data.step_loader import Rank, StepLoader
+from lmstack.data.step_loader import StepLoader
 from lmstack.run_record import read_lines
 from tiny_run import VOCAB, StepData, batch_of, tiny_config, tiny_stage, tiny_trainer
 

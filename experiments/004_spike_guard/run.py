@@ -24,7 +24,8 @@ from lmstack.callbacks.metrics_csv import read_metrics
 from lmstack.callbacks.spike_policies import RollbackPolicy, SkipPolicy
 from lmstack.data.batch import TokenBatch
 from lmstack.data.modules.pretraining import PretrainingData
-from lmstack.data.step_loader import StepLoader, TrainRows
+from lmstack.data.pretraining_rows import TrainRows
+from lmstack.data.step_loader import StepLoader
 from lmstack.models import TransformerConfig
 from lmstack.models.config import DenseConfig, DepthScaledInit, RotaryConfig
 from lmstack.optim.optimizers import AdamWConfig

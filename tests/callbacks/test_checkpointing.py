@@ -10,7 +10,7 @@ import lightning as L
 import pytest
 import torch
 
-from lmstack.callbacks import Checkpointing, WeightAverage, checkpointing
+from lmstack.callbacks import Checkpointing, FolderCheckpointIO, WeightAverage, checkpoint_io
 from lmstack.callbacks.checkpointing import Leave
 from lmstack.models import checkpoint_folder
 from lmstack.models.checkpoint_folder import checkpoints_in, folder_name, newest_valid_checkpoint
@@ -33,7 +33,7 @@ def run(folder: Path, *callbacks: L.Callback, resume: Path | None = None, **opti
 
 FAILING = {
     "the folder": (Path, "mkdir"),
-    "the weights": (checkpointing, "save_weights"),
+    "the weights": (checkpoint_io, "save_weights"),
     "the state": (torch, "save"),
     "the sync": (checkpoint_folder, "_sync"),
     "the hash": (checkpoint_folder, "_digest"),
@@ -90,14 +90,14 @@ def test_a_rename_that_fails_puts_the_replaced_checkpoint_back(tmp_path: Path, m
 def test_a_background_write_that_fails_is_raised_and_the_previous_checkpoint_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = checkpointing.FolderCheckpointIO.write
+    real = FolderCheckpointIO.write
 
     def fail(self: Any, checkpoint: dict[str, Any], path: Path) -> None:
         if checkpoint["global_step"] == 4:
             raise OSError(errno.ENOSPC, "No space left on device")
         real(self, checkpoint, path)
 
-    monkeypatch.setattr(checkpointing.FolderCheckpointIO, "write", fail)
+    monkeypatch.setattr(FolderCheckpointIO, "write", fail)
     with pytest.raises(OSError, match="No space"):
         run(tmp_path, Checkpointing(every_n_steps=2, keep_last=1, asynchronous=True))
     assert newest_valid_checkpoint(tmp_path).name == folder_name(2)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lmstack.callbacks.checkpointing import AVERAGE_WEIGHTS
+from lmstack.callbacks.checkpoint_io import AVERAGE_WEIGHTS
 from lmstack.cli.generate import checkpoint_folder, generate, read_prompts
 from lmstack.cli.main import main
 from lmstack.generation import GenerationEngine, SamplingParams

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmstack.data.item_loader import EpochPlan, HeldOut, ItemSteps, Share
-from lmstack.data.step_loader import Rank, StepLoader
+from lmstack.data.rank import Rank
+from lmstack.data.step_loader import StepLoader
 
 TOKENS = np.array([3, 1, 4, 1, 5, 9, 2])
 

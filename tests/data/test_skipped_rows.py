@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmstack.data.item_loader import EpochPlan, ItemSteps
+from lmstack.data.rank import Rank
 from lmstack.data.skipped_rows import SkippedRows
-from lmstack.data.step_loader import Rank, StepLoader
+from lmstack.data.step_loader import StepLoader
 
 WINDOWS = st.lists(st.tuples(st.integers(0, 60), st.integers(1, 9)), max_size=5)
 

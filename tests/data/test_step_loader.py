@@ -9,7 +9,9 @@ import torch
 from lmstack.data.batch import IGNORE_INDEX, PADDING_DOCUMENT, TokenBatch
 from lmstack.data.batch_size import BatchSizePlan, BatchSizeWarmup
 from lmstack.data.mixture import Mixture
-from lmstack.data.step_loader import Rank, StepLoader, TrainRows, ValidationLoader, ValidationRows, order_identity
+from lmstack.data.pretraining_rows import TrainRows, ValidationRows, order_identity
+from lmstack.data.rank import Rank
+from lmstack.data.step_loader import StepLoader, ValidationLoader
 from lmstack.data.token_shards import TokenShards
 from lmstack.tokenization import byte_tokenizer, char_tokenizer
 from tiny_corpus import write_shards

@@ -12,7 +12,6 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import lightning as L
 import torch
 
-import lmstack.callbacks.checkpointing as checkpointing
 import tiny_rl
 from lmstack.callbacks import Checkpointing
 from lmstack.models.checkpoint_folder import newest_valid_checkpoint
@@ -49,7 +48,7 @@ if moment == "rollout":
 elif moment == "update":
     callbacks.insert(0, InUpdate())
 elif moment == "save":
-    checkpointing.torch.save = kill_at(2, torch.save)  # the weights are written, the rest is not
+    torch.save = kill_at(2, torch.save)  # the weights are written, the rest is not
 else:
     assert moment == "never"
 

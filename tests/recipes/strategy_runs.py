@@ -18,7 +18,7 @@ import yaml
 from lightning.pytorch.plugins.precision import DoublePrecision
 
 from lmstack.callbacks import Checkpointing, FolderCheckpointIO
-from lmstack.data.step_loader import Rank
+from lmstack.data.rank import Rank
 from lmstack.models import TransformerConfig
 from lmstack.models.config import AttentionConfig, DenseConfig, DepthScaledInit, RotaryConfig
 from lmstack.optim.optimizers import AdamWConfig, MuonConfig

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from lmstack.callbacks import checkpointing
+from lmstack.callbacks import checkpoint_io
 from lmstack.cli.main import main
 from lmstack.models.checkpoint_folder import checkpoints_in, folder_name, newest_valid_checkpoint
 from tiny_corpus import tiny_corpus
@@ -162,7 +162,7 @@ def assert_only_the_first_checkpoint_is_there() -> None:
 def test_a_disk_that_fills_up_while_saving_costs_only_that_checkpoint(
     asynchronous: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    save, saved = checkpointing.torch.save, []
+    save, saved = checkpoint_io.torch.save, []
 
     def until_full(*args: Any) -> None:
         if saved:
@@ -171,7 +171,7 @@ def test_a_disk_that_fills_up_while_saving_costs_only_that_checkpoint(
         save(*args)
 
     with monkeypatch.context() as full:
-        full.setattr(checkpointing.torch, "save", until_full)
+        full.setattr(checkpoint_io.torch, "save", until_full)
         assert main([*FIT, f"callbacks.checkpointing.asynchronous={asynchronous}"]) == 1
     err = capsys.readouterr().err
     assert "lmstack: error: no space left on device: " in err

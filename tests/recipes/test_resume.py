@@ -177,7 +177,7 @@ def test_a_checkpoint_written_in_the_background_is_the_state_before_the_next_ste
 
 def test_a_background_write_that_is_overtaken_keeps_its_own_state(tmp_path: Path) -> None:
     """The write is held up until the next step has changed the weights in place."""
-    from lmstack.callbacks import checkpointing as module
+    from lmstack.callbacks import checkpoint_io as module
 
     released: list[int] = []
 

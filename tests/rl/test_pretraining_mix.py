@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 
-from lmstack.data.step_loader import Rank
+from lmstack.data.rank import Rank
 from lmstack.rl.pretraining_mix import PretrainingMix, PretrainingStream
 from tiny_corpus import tiny_corpus
 

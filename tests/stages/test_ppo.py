@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lmstack.data.batch import IGNORE_INDEX
-from lmstack.data.step_loader import Rank
+from lmstack.data.rank import Rank
 from lmstack.models import load_transformer
 from lmstack.models.heads import load_scorer
 from lmstack.rl.kl_control import FixedKL

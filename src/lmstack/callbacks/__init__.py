@@ -1,6 +1,7 @@
 """What happens around training: saving, measuring, showing."""
 
-from lmstack.callbacks.checkpointing import Checkpointing, FolderCheckpointIO
+from lmstack.callbacks.checkpoint_io import FolderCheckpointIO
+from lmstack.callbacks.checkpointing import Checkpointing
 from lmstack.callbacks.control import Control
 from lmstack.callbacks.heartbeat import Heartbeat
 from lmstack.callbacks.learning_rate_logger import LearningRateLogger

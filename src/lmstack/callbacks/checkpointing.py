@@ -1,175 +1,24 @@
-"""When to save, what to keep, and how a checkpoint becomes a folder."""
+"""When to save, and what to keep."""
 
-import json
 import logging
-import shutil
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import lightning as L
-import torch
 from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.plugins.io import CheckpointIO
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
+from lmstack.callbacks.checkpoint_io import FolderCheckpointIO
 from lmstack.callbacks.retention import Retention
-from lmstack.models.checkpoint import WEIGHTS, save_weights
 from lmstack.models.checkpoint_folder import (
-    atomic_folder,
     checkpoints_in,
     folder_name,
-    newest_valid_checkpoint,
     read_manifest,
     remove_partial,
     set_aside_after,
 )
-from lmstack.models.config import TransformerConfig
-from lmstack.nn.lora import LoRAConfig, is_adapter, merged_state
-
-__all__ = ["Checkpointing", "FolderCheckpointIO", "newest_valid_checkpoint"]
-
-TRAINING_STATE = "training_state.pt"
-ADAPTERS = "adapters.safetensors"
-AVERAGE_WEIGHTS = "average.safetensors"
-_TRANSFORMER = "transformer."
 
 log = logging.getLogger(__name__)
-
-
-class FolderCheckpointIO(CheckpointIO):
-    """Lightning checkpoints as atomic folders: safetensors weights, config and tokenizer that load without Lightning,
-    and the rest of the training state, read back without unpickling code.
-
-    Args:
-        asynchronous: Copy the state, and write the copy while training goes on; one write at a time. A failed write is
-            raised at the next save, or at the end.
-    """
-
-    def __init__(self, asynchronous: bool = False) -> None:
-        self.asynchronous = asynchronous
-        self._executor: ThreadPoolExecutor | None = None
-        self._writing: Future[None] | None = None
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Write the folder, or start to.
-
-        Args:
-            checkpoint: Lightning's dictionary, with the `lmstack` entry of `LanguageModule`: `transformer` (the
-                config), `tokenizer`, `tokens_seen`; `extra_weights`, further safetensors files by
-                name; `lora`, the config of adapters, with which `model.safetensors` is the merged weights,
-                `adapters.safetensors` the adapters, and the training state holds all of them apart.
-            path: The checkpoint folder.
-            storage_options: Not supported.
-        """
-        if not self.asynchronous:
-            self.write(checkpoint, path)
-            return
-        self.wait()
-        self._executor = self._executor or ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
-        self._writing = self._executor.submit(self.write, _snapshot(checkpoint), path)
-
-    def wait(self) -> None:
-        """Return when nothing is being written; raise what the last write raised."""
-        if self._writing is not None:
-            writing, self._writing = self._writing, None
-            writing.result()
-
-    def teardown(self) -> None:
-        """Finish the last write."""
-        self.wait()
-        if self._executor is not None:
-            self._executor.shutdown()
-            self._executor = None
-
-    def write(self, checkpoint: dict[str, Any], path: str | Path) -> None:
-        """Write the folder.
-
-        Args:
-            checkpoint: As for `save_checkpoint`.
-            path: The checkpoint folder.
-        """
-        state = dict(checkpoint)
-        facts = dict(state.pop("lmstack"))
-        tokenizer = facts.pop("tokenizer")
-        average = state.pop("weight_average", None)
-        parameters: dict[str, Tensor] = state.pop("state_dict")
-        weights = {k.removeprefix(_TRANSFORMER): v for k, v in parameters.items() if k.startswith(_TRANSFORMER)}
-        extra_weights: dict[str, dict[str, Tensor]] = facts.pop("extra_weights", {})
-        if facts.get("lora") is not None:
-            # What others load is merged; what training goes on from is kept as it is.
-            state["state_dict_rest"] = parameters
-            extra_weights = {**extra_weights, ADAPTERS: {k: v for k, v in weights.items() if is_adapter(k)}}
-            weights = merged_state(weights, LoRAConfig(**facts["lora"]))
-        else:
-            state["state_dict_rest"] = {k: v for k, v in parameters.items() if not k.startswith(_TRANSFORMER)}
-        state["lmstack"] = facts
-        summary = {"step": state["global_step"], "tokens_seen": facts["tokens_seen"], "metrics": _metrics(state)}
-        with atomic_folder(Path(path), summary) as folder:
-            save_weights(folder, (weights, TransformerConfig.from_dict(facts["transformer"])))
-            if tokenizer is not None:
-                tokenizer.save(folder / "tokenizer")
-            facts_of_adapters = {"lora": json.dumps(facts["lora"])} if facts.get("lora") else None
-            for name, tensors in extra_weights.items():
-                contiguous = {key: tensor.contiguous() for key, tensor in tensors.items()}
-                save_file(contiguous, folder / name, metadata=facts_of_adapters if name == ADAPTERS else None)
-            if average is not None:
-                save_file({name: tensor.contiguous() for name, tensor in average.items()}, folder / AVERAGE_WEIGHTS)
-            torch.save(state, folder / TRAINING_STATE)
-
-    def load_checkpoint(
-        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
-    ) -> dict[str, Any]:
-        """Read the folder back, after checking every hash.
-
-        Args:
-            path: The checkpoint folder.
-            map_location: Where tensors go; the CPU by default.
-            weights_only: Always so; nothing is unpickled as code.
-        """
-        folder = Path(path)
-        read_manifest(folder)
-        state: dict[str, Any] = torch.load(
-            folder / TRAINING_STATE, map_location=map_location or "cpu", weights_only=True
-        )
-        rest: dict[str, Tensor] = state.pop("state_dict_rest")
-        is_whole = any(name.startswith(_TRANSFORMER) for name in rest)
-        weights = {} if is_whole else load_file(folder / WEIGHTS)
-        state["state_dict"] = {_TRANSFORMER + name: tensor for name, tensor in weights.items()} | rest
-        if (folder / AVERAGE_WEIGHTS).exists():
-            state["weight_average"] = load_file(folder / AVERAGE_WEIGHTS)
-        return state
-
-    def remove_checkpoint(self, path: str | Path) -> None:
-        """Delete a checkpoint folder.
-
-        Args:
-            path: The checkpoint folder.
-        """
-        # Renamed first: a half-deleted folder must not look like a checkpoint.
-        doomed = Path(path).with_name(f".partial-removed-{Path(path).name}")
-        Path(path).rename(doomed)
-        shutil.rmtree(doomed, ignore_errors=True)
-
-
-def _snapshot(value: Any) -> Any:
-    """A copy that training does not change: tensors on the CPU, containers anew, everything else as it is."""
-    if isinstance(value, Tensor):
-        return value.detach().to("cpu", copy=True)
-    if isinstance(value, dict):
-        return type(value)((key, _snapshot(item)) for key, item in value.items())
-    if type(value) in (list, tuple):
-        return type(value)(_snapshot(item) for item in value)
-    return value
-
-
-def _metrics(state: dict[str, Any]) -> dict[str, float]:
-    for name, callback_state in state.get("callbacks", {}).items():
-        if name.startswith(Checkpointing.__name__):
-            return dict(callback_state["metrics"])
-    return {}
 
 
 class Leave(NamedTuple):

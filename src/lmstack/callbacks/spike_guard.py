@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lmstack.callbacks.checkpointing import Checkpointing, FolderCheckpointIO
+from lmstack.callbacks.checkpoint_io import FolderCheckpointIO
+from lmstack.callbacks.checkpointing import Checkpointing
 from lmstack.callbacks.decision_log import DecisionLog, sentence
 from lmstack.callbacks.rollback import checkpoint_before, restart_loader, restore_run, scale_learning_rate
 from lmstack.callbacks.spike_policies import CALM_STEPS, RollbackPolicy, SkipPolicy, StopPolicy

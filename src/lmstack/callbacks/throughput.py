@@ -6,7 +6,7 @@ from typing import Any, Literal
 import lightning as L
 import torch
 
-from lmstack.data.step_loader import Rank
+from lmstack.data.rank import Rank
 from lmstack.models.accounting import flops_per_token
 from lmstack.models.peak_flops import peak_flops
 from lmstack.models.transformer import Transformer

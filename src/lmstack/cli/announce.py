@@ -5,7 +5,7 @@ from typing import Any
 import lightning as L
 from rich.console import Console
 
-from lmstack.data.step_loader import Rank
+from lmstack.data.rank import Rank
 from lmstack.models.transformer import Transformer
 from lmstack.planning import describe_run, measure_speed, plan_run
 

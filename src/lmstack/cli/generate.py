@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # torch is imported once there is something to do
     from lmstack.generation import Completion, GenerationEngine, SamplingParams
 
 ADAPTERS = "adapters.safetensors"
-AVERAGE_WEIGHTS = "average.safetensors"  # as callbacks.checkpointing writes it, which takes seconds to import
+AVERAGE_WEIGHTS = "average.safetensors"  # as callbacks.checkpoint_io writes it, which takes seconds to import
 
 
 def generate(

@@ -214,9 +214,9 @@ class RunCLI(LightningCLI):
         given = self._get(self.config_init, "trainer")
         callbacks = [*(given["callbacks"] or [])]
         plugins = given["plugins"] or []
-        checkpointing = sys.modules.get("lmstack.callbacks.checkpointing")
-        if checkpointing and any(isinstance(callback, checkpointing.Checkpointing) for callback in callbacks):
-            plugins = [*(plugins if isinstance(plugins, list) else [plugins]), checkpointing.FolderCheckpointIO()]
+        own = sys.modules.get("lmstack.callbacks")
+        if own and any(isinstance(callback, own.Checkpointing) for callback in callbacks):
+            plugins = [*(plugins if isinstance(plugins, list) else [plugins]), own.FolderCheckpointIO()]
         given = {**given, "plugins": plugins or None}
         if self.command == "fit":
             from lmstack.cli.announce import Announce

@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Int64
 from torch.utils.data import Dataset
 
+from lmstack.data.rank import Rank
 from lmstack.data.skipped_rows import SkippedRows
-from lmstack.data.step_loader import Rank
 
 
 class Share(NamedTuple):

@@ -6,7 +6,8 @@ from lmstack.data.batch import TokenBatch
 from lmstack.data.batch_size import BatchSizePlan
 from lmstack.data.corpus import Corpus
 from lmstack.data.mixture import Mixture
-from lmstack.data.step_loader import Rank, TrainRows
+from lmstack.data.pretraining_rows import TrainRows
+from lmstack.data.rank import Rank
 
 
 @dataclass(frozen=True)

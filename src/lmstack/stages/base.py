@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
-from lmstack.data.step_loader import Rank
+from lmstack.data.rank import Rank
 from lmstack.models import Transformer
 from lmstack.nn.lora import LoRAConfig
 from lmstack.optim.durations import to_steps

@@ -12,7 +12,8 @@ from rich.console import Console
 
 from lmstack.data.chat_data import load_tokenizer
 from lmstack.data.item_loader import EpochPlan, HeldOut, ItemSteps, Share
-from lmstack.data.step_loader import Rank, StepLoader, ValidationLoader
+from lmstack.data.rank import Rank
+from lmstack.data.step_loader import StepLoader, ValidationLoader
 from lmstack.tokenization import ChatTemplate, Tokenizer
 
 _SHOWN_REASONS = 8

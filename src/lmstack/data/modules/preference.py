@@ -13,8 +13,8 @@ from lmstack.data.item_loader import Share
 from lmstack.data.modules.items import ItemData
 from lmstack.data.preference_batches import TokenizedAnswers, collate_answers, tokenize_answers
 from lmstack.data.preferences import Answers, PairConfig, read_answers
+from lmstack.data.rank import Rank
 from lmstack.data.records import Record
-from lmstack.data.step_loader import Rank
 
 
 class PreferenceData(ItemData):
