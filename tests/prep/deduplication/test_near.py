@@ -7,24 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from corpus_stages import run_stage
 from lmstack.prep.deduplication.near import NearDuplicates
 from lmstack.prep.document import Document, Dropped
-from lmstack.prep.stage import Context
 
 VOCABULARY = [f"word{number:03d}" for number in range(500)]
-
-
-def _run(stage: NearDuplicates, partitions: list[list[Document]], folder: Path) -> dict[str, Document | Dropped]:
-    folder.mkdir()
-    surveys = [folder / f"survey-{index}" for index in range(len(partitions))]
-    for documents, survey in zip(partitions, surveys, strict=True):
-        stage.survey(documents, survey)
-    stage.decide(surveys, folder)
-    verdicts = {}
-    for index, documents in enumerate(partitions):
-        judge = stage.filter(Context(index, folder))
-        verdicts |= {document.id: judge(document) for document in documents}
-    return verdicts
 
 
 def _corpus(seed: int, num_bases: int = 40) -> list[Document]:
@@ -56,7 +43,7 @@ def _clusters(folder: Path) -> list[dict]:
 
 def test_what_is_dropped_and_kept_agrees_with_brute_force(tmp_path: Path) -> None:
     documents = _corpus(0)
-    verdicts = _run(NearDuplicates(threshold=0.8), [documents[:30], [], documents[30:]], tmp_path / "run")
+    verdicts, _ = run_stage(NearDuplicates(threshold=0.8), [documents[:30], [], documents[30:]], tmp_path / "run")
     texts = {document.id: document.text for document in documents}
     kept = [identity for identity, verdict in verdicts.items() if isinstance(verdict, Document)]
     dropped = {identity: verdict for identity, verdict in verdicts.items() if isinstance(verdict, Dropped)}
@@ -75,8 +62,8 @@ def test_order_and_partitions_do_not_matter(tmp_path: Path) -> None:
     documents = _corpus(1)
     shuffled = list(documents)
     random.Random(0).shuffle(shuffled)
-    first = _run(NearDuplicates(), [documents], tmp_path / "one")
-    second = _run(NearDuplicates(), [shuffled[:7], shuffled[7:50], shuffled[50:]], tmp_path / "three")
+    first, _ = run_stage(NearDuplicates(), [documents], tmp_path / "one")
+    second, _ = run_stage(NearDuplicates(), [shuffled[:7], shuffled[7:50], shuffled[50:]], tmp_path / "three")
     assert first == second
     files = [(tmp_path / name / "clusters.jsonl").read_bytes() for name in ("one", "three")]
     assert files[0] == files[1]
@@ -86,7 +73,7 @@ def test_the_longest_is_kept_and_of_equal_ones_the_smallest_id(tmp_path: Path) -
     words = VOCABULARY[:200]
     texts = {"b": words, "a": words, "c": [*words, "tail"], "d": ["unrelated", *VOCABULARY[300:400]]}
     documents = [Document(" ".join(text), identity, "web") for identity, text in texts.items()]
-    verdicts = _run(NearDuplicates(), [documents], tmp_path / "run")
+    verdicts, _ = run_stage(NearDuplicates(), [documents], tmp_path / "run")
     assert [key for key, verdict in verdicts.items() if isinstance(verdict, Document)] == ["c", "d"]
     (cluster,) = _clusters(tmp_path / "run")
     assert cluster["cluster"] == "c"
@@ -100,7 +87,7 @@ def test_a_chain_drops_only_what_resembles_a_kept_document(tmp_path: Path) -> No
     documents = [
         Document(" ".join(VOCABULARY[start : start + 110]), f"{start:03d}", "web") for start in range(0, 60, 10)
     ]
-    verdicts = _run(NearDuplicates(threshold=0.8), [documents], tmp_path / "run")
+    verdicts, _ = run_stage(NearDuplicates(threshold=0.8), [documents], tmp_path / "run")
     assert len(_clusters(tmp_path / "run")) == 1
     kept = [key for key, verdict in verdicts.items() if isinstance(verdict, Document)]
     assert kept == ["000", "020", "040"]
@@ -109,7 +96,7 @@ def test_a_chain_drops_only_what_resembles_a_kept_document(tmp_path: Path) -> No
 def test_a_template_of_many_pages_is_found_by_its_leaders(tmp_path: Path) -> None:
     template = " ".join(VOCABULARY[:300])
     documents = [Document(f"{template} page{number}", f"{number:03d}", "web") for number in range(100)]
-    verdicts = _run(NearDuplicates(), [documents], tmp_path / "run")
+    verdicts, _ = run_stage(NearDuplicates(), [documents], tmp_path / "run")
     assert sum(isinstance(verdict, Document) for verdict in verdicts.values()) == 1
 
 
@@ -117,19 +104,19 @@ def test_chinese_is_compared_by_characters(tmp_path: Path) -> None:
     draw = random.Random(0)
     text = "".join(chr(0x4E00 + draw.randrange(2000)) for _ in range(300))
     documents = [Document(text, "a", "web"), Document(text[:250] + "。" + text[250:290], "b", "web")]
-    verdicts = _run(NearDuplicates(), [documents], tmp_path / "run")
+    verdicts, _ = run_stage(NearDuplicates(), [documents], tmp_path / "run")
     assert isinstance(verdicts["b"], Dropped)
     assert verdicts["b"].reason == "near duplicate"
 
 
 def test_texts_without_words_are_no_duplicates(tmp_path: Path) -> None:
     documents = [Document("...", "a", "web"), Document("!!!", "b", "web"), Document("", "c", "web")]
-    verdicts = _run(NearDuplicates(), [documents, []], tmp_path / "run")
+    verdicts, _ = run_stage(NearDuplicates(), [documents, []], tmp_path / "run")
     assert all(isinstance(verdict, Document) for verdict in verdicts.values())
 
 
 def test_a_corpus_without_documents(tmp_path: Path) -> None:
-    assert _run(NearDuplicates(), [[]], tmp_path / "run") == {}
+    assert run_stage(NearDuplicates(), [[]], tmp_path / "run")[0] == {}
 
 
 @pytest.mark.parametrize("settings", [{"threshold": 0.0}, {"threshold": 1.5}, {"num_bands": 0}, {"ngram": 0}])
