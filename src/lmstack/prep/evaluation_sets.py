@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-import yaml
+import jinja2
+import jinja2.meta
+import yaml  # type: ignore[import-untyped]
 
 _OPENERS: dict[str, Callable[..., IO[Any]]] = {".gz": gzip.open, ".bz2": bz2.open}
 _TASK_SUFFIXES = (".yaml", ".yml")
@@ -162,8 +164,6 @@ def _task_files(task: Mapping[str, Any], file: Path) -> Iterator[Path]:
 
 def _task_fields(task: Mapping[str, Any], file: Path) -> list[str]:
     """The fields that a task puts before the model, whether it names them or has templates with them."""
-    from jinja2 import Environment, meta
-
     fields: dict[str, None] = {}
     for key in _TEMPLATES:
         template = task.get(key)
@@ -171,7 +171,7 @@ def _task_fields(task: Mapping[str, Any], file: Path) -> list[str]:
             continue
         if template.startswith("!function"):
             raise ValueError(f"{file} computes {key} by {template}. Name the fields to look for, fields=[...].")
-        variables = sorted(meta.find_undeclared_variables(Environment().parse(template)))
+        variables = sorted(jinja2.meta.find_undeclared_variables(jinja2.Environment().parse(template)))
         fields |= dict.fromkeys(variables if "{" in template else [template])
     if not fields:
         raise ValueError(f"{file} names no fields in {' or '.join(_TEMPLATES)}. Name them, fields=[...].")
