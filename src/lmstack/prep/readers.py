@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from lmstack.prep import stdlib_corpus
+from lmstack.prep.parts import BLOCK_BYTES, parts
 
 Kind = Literal["text", "jsonl", "jsonl.gz", "parquet", "python"]
 
@@ -30,7 +31,6 @@ _KIND_OF_SUFFIX: dict[str, Kind] = {
 
 
 _UNREADABLE_SUFFIXES = (".json", ".gz", ".bz2", ".xz", ".zst", ".zip", ".tar", ".arrow", ".bin")
-_BLOCK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -273,47 +273,14 @@ class _LinePosition:
 
 
 def _blocks(stream: IO[bytes], size: int) -> Iterator[bytes]:
-    while size > 0 and (block := stream.read(min(size, _BLOCK_BYTES))):
+    while size > 0 and (block := stream.read(min(size, BLOCK_BYTES))):
         size -= len(block)
         yield block
 
 
 def _parts(piece: Piece, separator: bytes) -> Iterator[tuple[int, bytes]]:
-    """Offset and bytes of what stands between separators, where it begins inside the piece.
-
-    Pieces side by side give every part of the file once: a separator that cannot overlap itself is one wherever
-    reading starts. Nothing follows a separator at the very end of the file.
-    """
     with open(piece.path, "rb") as stream:
-        if piece.start == 0:
-            parts = _split(stream, 0, separator)
-        else:
-            begin = max(0, piece.start - len(separator))
-            stream.seek(begin)
-            parts = _split(stream, begin, separator)
-            next(parts)  # the end of a part that begins in the piece before
-        for offset, part in parts:
-            if offset >= piece.stop:
-                return
-            yield offset, part
-
-
-def _split(stream: IO[bytes], offset: int, separator: bytes) -> Iterator[tuple[int, bytes]]:
-    buffer = bytearray()
-    searched = 0
-    while True:
-        found = buffer.find(separator, searched)
-        if found >= 0:
-            yield offset, bytes(buffer[:found])
-            del buffer[: found + len(separator)]
-            offset += found + len(separator)
-            searched = 0
-        elif block := stream.read(_BLOCK_BYTES):
-            searched = max(0, len(buffer) - len(separator) + 1)
-            buffer += block
-        else:
-            yield offset, bytes(buffer)
-            return
+        yield from parts(stream, piece.start, piece.stop, separator)
 
 
 def _overlaps_itself(separator: str) -> bool:

@@ -23,6 +23,44 @@ from lmstack.prep.document import Document, Verdict
 Filter = Callable[[Document], Verdict]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Only:
+    """Which documents a stage looks at; the others pass it as they are.
+
+    Attributes:
+        sources: Names of sources; null for all.
+        languages: Languages as the language stage names them, such as en and zh; null for all.
+        formats: text, markdown, html, code; null for all.
+    """
+
+    sources: list[str] | None = None
+    languages: list[str] | None = None
+    formats: list[str] | None = None
+
+    def concerns(self, document: Document) -> bool:
+        """Whether a stage looks at a document.
+
+        Args:
+            document: Which.
+        """
+        return (
+            (self.sources is None or document.source in self.sources)
+            and (self.languages is None or document.metadata.get("language") in self.languages)
+            and (self.formats is None or document.metadata.get("format", "text") in self.formats)
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageSettings:
+    """What every stage of a config has.
+
+    Attributes:
+        only: Which documents it looks at.
+    """
+
+    only: Only = Only()
+
+
 @dataclass(frozen=True)
 class Context:
     """What a stage is told when it judges the documents of a partition.
