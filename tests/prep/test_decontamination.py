@@ -19,7 +19,7 @@ TINY = "True or false?"
 def _stage(folder: Path, **settings: object) -> Decontamination:
     records = [{"question": text} for text in (LONG, SHORT, CHINESE, TINY)]
     (folder / "test.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    return Decontamination({"quiz": EvaluationSet(str(folder / "test.jsonl"), ("question",))}, **settings)
+    return Decontamination(benchmarks={"quiz": EvaluationSet(str(folder / "test.jsonl"), ("question",))}, **settings)
 
 
 def _judge(text: str, folder: Path, **settings: object) -> Verdict:
@@ -104,4 +104,4 @@ def test_settings_out_of_range_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="min_words=14"):
         _stage(tmp_path, min_words=14)
     with pytest.raises(ValueError, match="No benchmarks"):
-        Decontamination({})
+        Decontamination(benchmarks={})

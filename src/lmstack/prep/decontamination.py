@@ -13,14 +13,14 @@ from lmstack.prep.document import Document, Dropped, Verdict
 from lmstack.prep.evaluation_sets import EvaluationSet, read_items
 from lmstack.prep.ngrams import batches, split_words
 from lmstack.prep.spans import cut_spans
-from lmstack.prep.stage import Context, Filter
+from lmstack.prep.stage import Context, Filter, StageSettings
 
 REPORT_FILE = "contamination.json"
 REASON = "contaminated"
 
 
-@dataclass(frozen=True)
-class Decontamination:
+@dataclass(frozen=True, kw_only=True)
+class Decontamination(StageSettings):
     """Drop documents that hold evaluation items, or cut the items out.
 
     A document is contaminated if it shares `ngram` words in a row with an item (13 as in arXiv:2005.14165, appendix C),
@@ -29,12 +29,14 @@ class Decontamination:
     every corpus has them.
 
     Attributes:
+        kind: `decontamination`.
         benchmarks: Evaluation sets by name.
         ngram: Words in a row.
         min_words: Words of the shortest text that is looked for.
         action: `drop` the document, or `cut` what it shares with the items.
     """
 
+    kind: Literal["decontamination"] = "decontamination"
     benchmarks: Mapping[str, EvaluationSet]
     ngram: int = 13
     min_words: int = 6

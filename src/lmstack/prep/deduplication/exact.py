@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from lmstack.prep.deduplication.clusters import (
     write_clusters,
 )
 from lmstack.prep.document import Document
-from lmstack.prep.stage import Context, Filter
+from lmstack.prep.stage import Context, Filter, StageSettings
 
 REASON = "exact duplicate"
 
@@ -35,12 +35,17 @@ def normalized(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text.casefold()).split())
 
 
-@dataclass(frozen=True)
-class ExactDuplicates:
+@dataclass(frozen=True, kw_only=True)
+class ExactDuplicates(StageSettings):
     """Drop documents that are the same but for spaces and case. What is kept is told in `clusters.py`.
 
     Documents are told apart by 128 bits of a cryptographic hash.
+
+    Attributes:
+        kind: `exact_duplicates`.
     """
+
+    kind: Literal["exact_duplicates"] = "exact_duplicates"
 
     def survey(self, documents: Iterable[Document], file: Path) -> None:
         """Write the hash of each document of a partition.

@@ -13,21 +13,22 @@ from lmstack.prep.deduplication.exact import normalized
 from lmstack.prep.deduplication.repeats import PieceCounts, Repeats, write_repeats
 from lmstack.prep.document import Document, Dropped, Verdict
 from lmstack.prep.ngrams import Hashes
-from lmstack.prep.stage import Context, Filter
+from lmstack.prep.stage import Context, Filter, StageSettings
 
 REASON = "only repeated lines"
 
 _SEPARATORS = {"line": re.compile(r"(\n)"), "paragraph": re.compile(r"(\n\s*\n)")}
 
 
-@dataclass(frozen=True)
-class RepeatedLines:
+@dataclass(frozen=True, kw_only=True)
+class RepeatedLines(StageSettings):
     """Cut lines, or paragraphs, that many documents have, wherever they stand; spaces and case do not matter.
 
     A document of which nothing is left is dropped. As in CCNet (arXiv:1911.00359, section 3.1), which cuts paragraphs
     seen before.
 
     Attributes:
+        kind: `repeated_lines`.
         unit: Cut lines, or paragraphs (between empty lines).
         min_documents: Number of documents with it from which a line is cut, 2 or more. Menus and notices stand in
             dozens; 2 removes every copy.
@@ -35,6 +36,7 @@ class RepeatedLines:
         keep: `none` cuts a line everywhere, `first` leaves it where it comes first.
     """
 
+    kind: Literal["repeated_lines"] = "repeated_lines"
     unit: Literal["line", "paragraph"] = "line"
     min_documents: int = 20
     min_characters: int = 20

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,14 +15,14 @@ from lmstack.prep.deduplication.clusters import Corpus, id_array, judge_by_clust
 from lmstack.prep.deduplication.minhash import band_keys, candidate_prob, shingle_sets, signatures
 from lmstack.prep.document import Document
 from lmstack.prep.ngrams import batches
-from lmstack.prep.stage import Context, Filter
+from lmstack.prep.stage import Context, Filter, StageSettings
 
 S_CURVE_FILE = "s_curve.json"
 REASON = "near duplicate"
 
 
-@dataclass(frozen=True)
-class NearDuplicates:
+@dataclass(frozen=True, kw_only=True)
+class NearDuplicates(StageSettings):
     """Drop documents that share most of their n-grams with one that is kept.
 
     Candidates share all hashes of one band, which documents of similarity s do with probability 1 - (1 - s^r)^b; the
@@ -30,6 +30,7 @@ class NearDuplicates:
     cluster is told in `clusters.py`.
 
     Attributes:
+        kind: `near_duplicates`.
         threshold: Least Jaccard similarity of duplicates, in (0, 1].
         ngram: Words of an n-gram; a Chinese character is a word.
         num_bands: Bands b.
@@ -37,6 +38,7 @@ class NearDuplicates:
         seed: Of the hash functions.
     """
 
+    kind: Literal["near_duplicates"] = "near_duplicates"
     threshold: float = 0.8
     ngram: int = 5
     num_bands: int = 20

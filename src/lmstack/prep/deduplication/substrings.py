@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -10,23 +11,25 @@ from lmstack.prep.deduplication.repeats import PieceCounts, Repeats, write_repea
 from lmstack.prep.document import Document, Dropped, Verdict
 from lmstack.prep.ngrams import batches, ngram_hashes, split_words
 from lmstack.prep.spans import cut_spans, marked_spans
-from lmstack.prep.stage import Context, Filter
+from lmstack.prep.stage import Context, Filter, StageSettings
 
 REASON = "only repeated passages"
 
 
-@dataclass(frozen=True)
-class RepeatedSubstrings:
+@dataclass(frozen=True, kw_only=True)
+class RepeatedSubstrings(StageSettings):
     """Cut every run of words, `num_words` or longer, that has come before in the corpus.
 
     ExactSubstr of arXiv:2107.06499, section 4.1, with words (and Chinese characters) for tokens. Instead of a suffix
     array, the hashes of all windows of `num_words` words are counted: a run is repeated where all its windows are.
 
     Attributes:
+        kind: `repeated_substrings`.
         num_words: Length of the shortest run that is cut; 50 tokens in the paper.
         min_words: A document of which fewer words are left is dropped.
     """
 
+    kind: Literal["repeated_substrings"] = "repeated_substrings"
     num_words: int = 50
     min_words: int = 1
 
