@@ -1,5 +1,6 @@
 """One task of a preparation: a partition through one stage, written whole and recorded last."""
 
+import json
 import shutil
 import time
 from collections import Counter
@@ -8,7 +9,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from lmstack.data.shard_format import write_json
 from lmstack.prep.blocks import SUFFIX, BlockWriter, read_documents, whole_file
 from lmstack.prep.collect.piece import read_piece
 from lmstack.prep.collect.reading import Reading
@@ -176,5 +176,5 @@ def _write(task: Task, verdicts: Iterator[tuple[Document, Verdict]], counts: Cou
                 keep.keep(verdict)
     tally.counts = counts
     tally.seconds = time.perf_counter() - began
-    tally_file(folder, task.index).parent.mkdir(parents=True, exist_ok=True)
-    write_json(tally_file(folder, task.index), tally.to_json())
+    with whole_file(task.result) as temporary:
+        temporary.write_text(json.dumps(tally.to_json(), ensure_ascii=False), encoding="utf-8")
