@@ -14,6 +14,7 @@ from lmstack.prep.quality.code import Code
 from lmstack.prep.quality.fineweb import FineWeb
 from lmstack.prep.quality.gopher import Gopher
 from lmstack.prep.quality.repetition import Repetition
+from lmstack.prep.quality.scored import PerplexityBuckets, QualityClassifier
 from lmstack.prep.quality.word_list import WordList
 
 StageConfig = (
@@ -26,6 +27,8 @@ StageConfig = (
     | FineWeb
     | Code
     | WordList
+    | QualityClassifier
+    | PerplexityBuckets
     | MaskPersonalData
     | ExactDuplicates
     | RepeatedLines
