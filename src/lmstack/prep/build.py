@@ -104,7 +104,7 @@ def build_corpus(
     if (finished := _finished(output, plan, loaded, overwrite)) is not None:
         return finished
     settings = Settings(output, Path(tokenizer), seed, chunk_bytes)
-    with _disk_full_explained(output), _locked(output):
+    with _disk_full_explained(output), locked(output):
         _prepare(output, plan)
         _run(settings, plan.partitions, num_workers)
         manifest = _finish(output, plan, loaded, seed, validation_fraction)
@@ -208,8 +208,15 @@ def _load_or_none(output: Path) -> Manifest | None:
 
 
 @contextmanager
-def _locked(output: Path) -> Iterator[None]:
-    """One build at a time in a folder; the lock goes with the process, however it ends."""
+def locked(output: Path) -> Iterator[None]:
+    """One build at a time in a folder; the lock goes with the process, however it ends.
+
+    Args:
+        output: The folder.
+
+    Raises:
+        ValueError: Another process is at work in it.
+    """
     work = output / WORK_FOLDER
     work.mkdir(parents=True, exist_ok=True)
     with open(work / _LOCK_FILE, "w") as stream:

@@ -62,7 +62,7 @@ def prepare_documents(
         num_tasks = sum(_run_step(plan, step, run, console) for step in plan.steps() if step.stage == number)
         seconds = time.perf_counter() - began if num_tasks else 0.0
         results.append(stage_result(plan, number, seconds))
-        console.print(result_line(results[-1]), highlight=False)
+        console.print(result_line(results[-1]), highlight=False, soft_wrap=True)
         shutil.rmtree(plan.folder(number) / SURVEYS, ignore_errors=True)
         assert planned.name == results[-1].name
     return plan, results

@@ -98,7 +98,7 @@ class Tally:
 
     def to_json(self) -> dict[str, Any]:
         """What JSON can hold."""
-        return asdict(self)
+        return {**asdict(self), "counts": dict(self.counts), "lengths": dict(self.lengths)}
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> "Tally":

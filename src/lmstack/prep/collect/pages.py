@@ -106,7 +106,7 @@ def _records(reading: Reading, stream: Any, offset: int) -> Iterator[Verdict]:
         position = offset + record.stream_pos
         kind = (record.http_content_type if record.is_http else record.headers.get("Content-Type")) or "text/html"
         kind = kind.partition(";")[0].strip().lower()
-        url = record.headers.get("WARC-Target-URI", "").strip("<>")
+        url = (record.headers.get("WARC-Target-URI") or "").strip("<>")
         if kind not in ("text/html", "application/xhtml+xml", "text/plain"):
             yield reading.dropped("not a page", f"{kind} at {url}", position)
             continue
