@@ -96,18 +96,23 @@ class Generator:
             original: Of which.
         """
         target = self.draw.choice(SIMILARITIES)
-        words = original.text.split(" ")
         num_ngrams = len(ngrams(original.text))
         to_lose = round(num_ngrams * (1 - target) / (1 + target))
-        num_stretches = max(1, min(3, to_lose // (3 * NGRAM)))
+        similarity, text = 1.0, original.text
+        while similarity == 1:
+            text = self._with_stretches_replaced(original.text, to_lose)
+            similarity = true_jaccard(original.text, text)
+        return Planted(text, "near_duplicate", {"of": original.name, "similarity": round(similarity, 6)})
+
+    def _with_stretches_replaced(self, text: str, num_ngrams: int) -> str:
+        words = text.split(" ")
+        num_stretches = max(1, min(3, num_ngrams // (3 * NGRAM)))
         for number in range(num_stretches):
-            size = max(1, to_lose // num_stretches - (NGRAM - 1))
+            size = max(1, num_ngrams // num_stretches - (NGRAM - 1))
             room = len(words) // num_stretches
             start = number * room + self.draw.randrange(max(1, room - size - NGRAM))
             words[start : start + size] = self.english.words(self.draw, size)
-        text = " ".join(words)
-        truth = {"of": original.name, "similarity": round(true_jaccard(original.text, text), 6)}
-        return Planted(text, "near_duplicate", truth)
+        return " ".join(words)
 
     def foreign(self, language: str | None = None) -> Planted:
         """A text in another language.
@@ -178,7 +183,7 @@ class Generator:
             f'<li><a href="/{n}">{w.title()}</a></li>' for n, w in enumerate(self.english.words(self.draw, 9))
         )
         html = _PAGE.format(title=_escaped(title), links=links, body=body, number=self.draw.randrange(10**6))
-        return Planted(html, "html", {"text": main})
+        return Planted(html, "html", {"text": f"{title}\n\n{main}"})
 
     def evaluation_items(self, count: int) -> list[dict[str, str]]:
         """Items of a benchmark: long and short questions in English, some in Chinese.
@@ -191,7 +196,7 @@ class Generator:
             size = self.draw.randint(16, 30) if number % 3 else self.draw.randint(7, 12)
             question = " ".join(self.english.words(self.draw, size)).replace(",", "").capitalize() + "?"
             if number % 5 == 4:
-                question = "，".join(foreign_sentence("zh", self.draw).rstrip("。") for _ in range(2)) + "？"
+                question = _chinese_question(self.draw)
             items.append({"id": f"item-{number:04d}", "question": question, "answer": self.draw.choice("ABCD")})
         return items
 
@@ -206,7 +211,7 @@ class Generator:
         if how == "in capitals":
             question = question.upper()
         elif how == "without punctuation":
-            question = question.translate(str.maketrans("", "", string.punctuation.replace("'", "") + "，？"))
+            question = " ".join(re.split(r"[\W_]+", question)).strip()
         elif how == "over lines":
             question = question.replace(" ", "\n", 3)
         before, after = self.clean(self.draw.randint(3, 8)), self.clean(self.draw.randint(3, 8))
@@ -226,6 +231,13 @@ def _as_windows_1252(byte: int) -> str:
 
 def _escaped(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _chinese_question(draw: random.Random) -> str:
+    a, b, c, d = (draw.randint(11, 9999) for _ in range(4))
+    who, whom = draw.sample(("小明", "小红", "王芳", "李强", "张伟", "陈静"), k=2)
+    what = draw.choice(("苹果", "铅笔", "邮票", "橘子", "本子", "贝壳"))
+    return f"{who}有{a}个{what}，送给{whom}{b}个，又买来{c}箱，每箱{d}个，现在一共有多少个{what}？"
 
 
 def _email(draw: random.Random) -> str:

@@ -14,6 +14,8 @@ from dirty_corpus_classes import Planted
 _DATE = "2024-01-01T00:00:00Z"
 _SHARES = (("jsonl", 0.45), ("jsonl.gz", 0.2), ("parquet", 0.2), ("csv", 0.1), ("txt", 0.05))
 _DOCUMENTS_A_FILE = 2500
+_LONGEST_DOCUMENT = 1 << 24
+"""`max_document_bytes` of a source, unless a config says otherwise."""
 
 
 def write_documents(folder: Path, documents: Sequence[Planted]) -> dict[str, str]:
@@ -115,6 +117,7 @@ def write_broken(folder: Path, texts: Sequence[str], long_line_bytes: int) -> di
         buffer.write(b"word " * (long_line_bytes // 5))
         buffer.write(b'"}\n')
         (folder / "long_line.jsonl").write_bytes(buffer.getvalue() + lines(1))
+    readable = 1 if long_line_bytes > _LONGEST_DOCUMENT else 2
     return {
         "corrupt_member.jsonl.gz": {"problem": "the second of three gzip members is damaged", "readable": 4},
         "undecodable.txt": {"problem": "bytes that are no UTF-8", "readable": 1},
@@ -123,5 +126,5 @@ def write_broken(folder: Path, texts: Sequence[str], long_line_bytes: int) -> di
         "array.jsonl": {"problem": "a JSON array in a file of lines", "readable": 2},
         "bad_line.jsonl": {"problem": "the second of three lines is no JSON", "readable": 2},
         "no_parquet.parquet": {"problem": "no Parquet file", "readable": 0},
-        "long_line.jsonl": {"problem": f"a document of {long_line_bytes} bytes on one line", "readable": 1},
+        "long_line.jsonl": {"problem": f"a document of {long_line_bytes:,} bytes on one line", "readable": readable},
     }
