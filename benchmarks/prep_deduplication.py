@@ -8,7 +8,7 @@
 signatures in numpy; `rensa` (Rust) on the same n-gram hashes and from words; `datasketch`; datatrove's own signature
 block, with its numpy hashing and a whitespace tokenizer for its words, so that nothing is downloaded. All make 120
 hashes of 5-grams. `memory` runs every stage in a process of its own over made-up documents, a fifth of them
-duplicates, and tells the peak of the process.
+duplicates, and tells the peak of the process, and processor seconds without those of making the documents.
 """
 
 import argparse
@@ -191,35 +191,29 @@ def _measure(name: str, num_bytes: int, queue: Any) -> None:
         stage: Any = _stage(name, folder)
         partitions = range(max(1, num_bytes // PARTITION_BYTES))
         surveys = [folder / f"survey-{number}" for number in partitions]
-        seconds = {"survey": 0.0, "decide": 0.0, "filter": 0.0}
-        for number, survey in zip(partitions, surveys, strict=True):
-            documents = list(made_up(number, PARTITION_BYTES))
-            begin = time.process_time()
-            stage.survey(iter(documents), survey)
-            seconds["survey"] += time.process_time() - begin
-            del documents
         begin = time.process_time()
+        num_bytes = sum(len(document.text) for document in made_up(0, PARTITION_BYTES))
+        making = (time.process_time() - begin) * len(partitions)
+        begin = time.process_time()
+        for number, survey in zip(partitions, surveys, strict=True):
+            stage.survey(made_up(number, PARTITION_BYTES), survey)
+        surveyed = time.process_time()
         stage.decide(surveys, folder)
-        seconds["decide"] = time.process_time() - begin
+        decided = time.process_time()
         for number in partitions:
             judge = stage.filter(Context(number, folder))
-            documents = list(made_up(number, PARTITION_BYTES))
-            begin = time.process_time()
-            for document in documents:
+            for document in made_up(number, PARTITION_BYTES):
                 judge(document)
-            seconds["filter"] += time.process_time() - begin
-            del documents
+        filtered = time.process_time()
         disk = sum(file.stat().st_size for file in surveys)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    queue.put(
-        {
-            "stage": name,
-            "megabytes": len(partitions) * PARTITION_BYTES / 1e6,
-            "peak_mb": peak / 1e6,
-            "disk_mb": disk / 1e6,
-            **seconds,
-        }
-    )
+    row = {"stage": name, "megabytes": num_bytes * len(partitions) / 1e6, "peak_mb": peak / 1e6, "disk_mb": disk / 1e6}
+    seconds = {
+        "survey": surveyed - begin - making,
+        "decide": decided - surveyed,
+        "filter": filtered - decided - making,
+    }
+    queue.put(row | seconds)
 
 
 def _stage(name: str, folder: Path) -> object:
