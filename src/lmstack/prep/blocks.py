@@ -16,6 +16,9 @@ _LEVEL = 1  # a stage's files live until the next run; faster counts for more th
 def whole_file(file: Path) -> Iterator[Path]:
     """A path beside `file` to write to, renamed into place when the block ends without an error.
 
+    A killed process leaves no torn file. Nothing waits for the disk, as stages write thousands of files that can be
+    made again: after a power failure, delete the folder `stages`.
+
     Args:
         file: Where; replaced when it exists.
     """
@@ -23,8 +26,6 @@ def whole_file(file: Path) -> Iterator[Path]:
     temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
     try:
         yield temporary
-        with open(temporary, "rb") as stream:
-            os.fsync(stream.fileno())
         os.replace(temporary, file)
     finally:
         temporary.unlink(missing_ok=True)

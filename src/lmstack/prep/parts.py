@@ -1,9 +1,22 @@
 """The stretches of a file between separators, where it may be cut anywhere for several processes."""
 
 from collections.abc import Iterator
-from typing import IO
+from typing import IO, Protocol, runtime_checkable
 
 BLOCK_BYTES = 1 << 20
+
+
+@runtime_checkable
+class Readable(Protocol):
+    """What bytes can be read from."""
+
+    def read(self, size: int, /) -> bytes:
+        """At most `size` bytes; none at the end.
+
+        Args:
+            size: How many.
+        """
+        ...
 
 
 class TooLong(bytes):
@@ -38,9 +51,7 @@ def parts(
         yield offset, part
 
 
-def split(
-    stream: IO[bytes], offset: int, separator: bytes, max_bytes: int | None = None
-) -> Iterator[tuple[int, bytes]]:
+def split(stream: Readable, offset: int, separator: bytes, max_bytes: int | None = None) -> Iterator[tuple[int, bytes]]:
     """Offset and bytes of every part of a stream.
 
     Args:
@@ -77,7 +88,7 @@ def _limited(part: bytes | bytearray, max_bytes: int | None) -> bytes:
     return bytes(part) if max_bytes is None or len(part) <= max_bytes else TooLong(part[:max_bytes])
 
 
-def _pass_over(stream: IO[bytes], buffer: bytearray, separator: bytes) -> int | None:
+def _pass_over(stream: Readable, buffer: bytearray, separator: bytes) -> int | None:
     """Drop everything up to and with the next separator; bytes dropped, or None at the end of the stream."""
     passed = 0
     while (found := buffer.find(separator)) < 0:

@@ -1,5 +1,6 @@
 """One task of a preparation: a partition through one stage, written whole and recorded last."""
 
+import json
 import shutil
 import time
 from collections import Counter
@@ -8,13 +9,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from lmstack.data.shard_format import write_json
 from lmstack.prep.blocks import SUFFIX, BlockWriter, read_documents, whole_file
 from lmstack.prep.collect.piece import read_piece
 from lmstack.prep.collect.reading import Reading
 from lmstack.prep.document import Document, Dropped, Verdict
 from lmstack.prep.plan import Plan, Step
-from lmstack.prep.stage import Context, CorpusStage, Only
+from lmstack.prep.stage import Context, CorpusStage, Only, Stage
 from lmstack.prep.tally import Tally
 
 DOCUMENTS, DROPPED, TALLIES, SURVEYS, DECISIONS = "documents", "dropped", "tallies", "surveys", "decisions"
@@ -114,8 +114,7 @@ def _collect(task: Task) -> None:
 
 
 def _filter(task: Task) -> None:
-    stage = task.plan.stages[task.step.stage].stage
-    assert stage is not None
+    stage = _live_stage(task)
     context = Context(task.index, task.plan.folder(task.step.stage) / DECISIONS)
     judge = stage.filter(context)
     only: Only = getattr(stage, "only", Only())
@@ -128,7 +127,7 @@ def _filter(task: Task) -> None:
 
 
 def _survey(task: Task) -> None:
-    stage = task.plan.stages[task.step.stage].stage
+    stage = _live_stage(task)
     assert isinstance(stage, CorpusStage)
     only: Only = getattr(stage, "only", Only())
     with whole_file(task.result) as temporary:
@@ -136,7 +135,7 @@ def _survey(task: Task) -> None:
 
 
 def _decide(task: Task) -> None:
-    stage = task.plan.stages[task.step.stage].stage
+    stage = _live_stage(task)
     assert isinstance(stage, CorpusStage)
     folder = task.plan.folder(task.step.stage)
     temporary = folder / f"{DECISIONS}.tmp"
@@ -144,6 +143,16 @@ def _decide(task: Task) -> None:
     temporary.mkdir()
     stage.decide([survey_file(folder, partition.index) for partition in task.plan.partitions], temporary)
     temporary.rename(task.result)
+
+
+def _live_stage(task: Task) -> Stage:
+    """The stage as this process has it: what it has loaded for one partition serves the next."""
+    planned = task.plan.stages[task.step.stage]
+    assert planned.stage is not None
+    return _STAGES.setdefault(planned.identity, planned.stage)
+
+
+_STAGES: dict[str, Stage] = {}
 
 
 def _documents(task: Task) -> Iterator[Document]:
@@ -167,5 +176,5 @@ def _write(task: Task, verdicts: Iterator[tuple[Document, Verdict]], counts: Cou
                 keep.keep(verdict)
     tally.counts = counts
     tally.seconds = time.perf_counter() - began
-    tally_file(folder, task.index).parent.mkdir(parents=True, exist_ok=True)
-    write_json(tally_file(folder, task.index), tally.to_json())
+    with whole_file(task.result) as temporary:
+        temporary.write_text(json.dumps(tally.to_json(), ensure_ascii=False), encoding="utf-8")

@@ -1,5 +1,7 @@
 """Reads a piece of a source, whatever its format; nothing that it meets stops it, and nothing is lost unsaid."""
 
+import csv
+import zlib
 from collections.abc import Callable, Iterator
 
 from lmstack.prep.collect.pages import read_html, read_python, read_text, read_warc
@@ -27,6 +29,8 @@ def read_piece(reading: Reading) -> Iterator[Verdict]:
     Args:
         reading: Of the piece.
     """
+    from zstandard import ZstdError
+
     piece = reading.piece
     if piece.format is None:
         yield reading.dropped("unknown format", "no suffix that is known; name the source's `format`", -1)
@@ -36,7 +40,7 @@ def read_piece(reading: Reading) -> Iterator[Verdict]:
         for verdict in _READERS[piece.format](reading):
             empty = False
             yield verdict
-    except Exception as error:  # every format's library raises its own; the file is reported and the rest goes on
+    except (OSError, EOFError, ValueError, NotImplementedError, zlib.error, csv.Error, ZstdError) as error:
         yield reading.dropped("unreadable file", f"{type(error).__name__}: {error}", -1)
     else:
         if empty and piece.start == 0:

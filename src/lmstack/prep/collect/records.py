@@ -140,7 +140,7 @@ def _gzip_lines(stream: IO[bytes], max_bytes: int) -> Iterator[tuple[int, bytes 
     segment = _Segment(read_members(stream))
     while not segment.is_at_end:
         last: tuple[int, bytes] | None = None
-        for found in split(cast(Any, segment), segment.num_read, b"\n", max_bytes):
+        for found in split(segment, segment.num_read, b"\n", max_bytes):
             if last is not None:
                 yield last
             last = found
@@ -160,7 +160,7 @@ class _Segment:
         self.damage: MemberEnd | None = None
         self.is_at_end = False
 
-    def read(self, _: int) -> bytes:
+    def read(self, _: int, /) -> bytes:
         for item in self._members:
             if isinstance(item, bytes):
                 self.num_read += len(item)

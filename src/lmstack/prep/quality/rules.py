@@ -18,9 +18,9 @@ class Measure:
     """
 
     reason: str
-    value: float
-    low: float = float("-inf")
-    high: float = float("inf")
+    value: float | int
+    low: float | int = float("-inf")
+    high: float | int = float("inf")
 
     @property
     def is_accepted(self) -> bool:

@@ -54,7 +54,7 @@ def count_sentences(text: str) -> int:
     return sum(1 for _ in _SENTENCE_END.finditer(text))
 
 
-def share(part: float, whole: float) -> float:
+def share(part: float | int, whole: float | int) -> float:
     """A part of a whole, 0 of nothing.
 
     Args:
