@@ -19,7 +19,7 @@ TINY = "True or false?"
 def _stage(folder: Path, **settings: object) -> Decontamination:
     records = [{"question": text} for text in (LONG, SHORT, CHINESE, TINY)]
     (folder / "test.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    return Decontamination(benchmarks={"quiz": EvaluationSet(str(folder / "test.jsonl"), ("question",))}, **settings)
+    return Decontamination(benchmarks={"quiz": EvaluationSet(str(folder / "test.jsonl"), ["question"])}, **settings)
 
 
 def _judge(text: str, folder: Path, **settings: object) -> Verdict:

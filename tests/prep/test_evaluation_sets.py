@@ -18,7 +18,7 @@ RECORDS = [
 
 
 def _texts(paths: Path | str, *fields: str, has_header: bool = True) -> list[tuple[str, ...]]:
-    return [item.texts for item in read_items(EvaluationSet(str(paths), fields, has_header))]
+    return [item.texts for item in read_items(EvaluationSet(str(paths), list(fields), has_header))]
 
 
 def _lines() -> str:
@@ -47,7 +47,7 @@ def test_tables_with_and_without_header(tmp_path: Path) -> None:
 
 def test_items_are_named_by_file_and_number(tmp_path: Path) -> None:
     (tmp_path / "test.jsonl").write_text(_lines(), encoding="utf-8")
-    items = list(read_items(EvaluationSet([str(tmp_path / "*.jsonl")], ("question",))))
+    items = list(read_items(EvaluationSet([str(tmp_path / "*.jsonl")], ["question"])))
     assert items[1] == Item("test.jsonl:1", ("多少？",))
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -37,7 +37,7 @@ class Decontamination(StageSettings):
     """
 
     kind: Literal["decontamination"] = "decontamination"
-    benchmarks: Mapping[str, EvaluationSet]
+    benchmarks: dict[str, EvaluationSet]
     ngram: int = 13
     min_words: int = 6
     action: Literal["drop", "cut"] = "drop"

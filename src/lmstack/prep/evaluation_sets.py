@@ -6,7 +6,7 @@ import glob
 import gzip
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -33,7 +33,7 @@ class EvaluationSet:
     """
 
     paths: str | list[str]
-    fields: tuple[str, ...] = ()
+    fields: list[str] = field(default_factory=list)
     has_header: bool = True
 
 
