@@ -4,7 +4,7 @@ r"""Extraction against reference extractions, and the quality classifier by cros
         --out benchmarks/results/prep_quality
 
 `--pages` holds folders with `source.html` and `expected.html` (the layout of mozilla/readability's tests). F1 is over
-the multiset of words (Chinese and Japanese by character), page by page, then averaged; the page with the least is named.
+the multiset of words (Chinese and Japanese by character), page by page, then averaged; the worst pages are named.
 """
 
 import argparse
@@ -26,6 +26,7 @@ WORD = re.compile(r"[\u3040-\u9fff]|\w+")
 
 
 def main() -> None:
+    """Measure both and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pages", type=Path, required=True)
     parser.add_argument("--labelled", type=Path, required=True)
@@ -37,6 +38,7 @@ def main() -> None:
 
 
 def extraction(pages: Path) -> dict[str, dict[str, object]]:
+    """Precision, recall and F1 of each extractor."""
     found: dict[str, dict[str, object]] = {}
     for name in ("resiliparse", "trafilatura"):
         judge = Extract(extractor=name).filter(Context())
@@ -63,6 +65,7 @@ def extraction(pages: Path) -> dict[str, dict[str, object]]:
 
 
 def f1(text: str, reference: str) -> tuple[float, float, float]:
+    """Precision, recall and F1 over the words of one page."""
     have, want = Counter(WORD.findall(text)), Counter(WORD.findall(reference))
     both = (have & want).total()
     precision, recall = both / max(have.total(), 1), both / max(want.total(), 1)
@@ -70,6 +73,7 @@ def f1(text: str, reference: str) -> tuple[float, float, float]:
 
 
 def classifier(file: Path) -> dict[str, object]:
+    """Area under the curve over five folds, beside that of length alone."""
     rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     texts, labels = [row["text"] for row in rows], np.array([bool(row["label"]) for row in rows])
     areas = [area_under_curve(train_classifier(texts, labels, seed=seed)[1], labels) for seed in range(3)]
