@@ -17,8 +17,10 @@ usage: lmstack control <run folder> <command>
                                     by itself with supervise=true, else with ckpt_path=last
 
 Can be set: model.optimizer.lr, model.optimizer.adamw_lr (Muon), model.optimizer.weight_decay,
-model.transformer.dropout, trainer.gradient_clip_val; in PPO and GRPO model.update.max_grad_norm. The run does it at the
-end of a step, writes it to run.json, and does it again at that step whenever it goes on from an earlier one.
+model.transformer.dropout, model.transformer.feed_forward.activation, trainer.gradient_clip_val; in PPO and GRPO
+model.update.max_grad_norm; and another optimizer, without state: model.optimizer.kind=muon with its model.optimizer.lr,
+model.optimizer.adamw_lr and so on. The run does it at the end of a step, writes it to run.json, and does it again at
+that step whenever it goes on from an earlier one.
 
   --wait 60   seconds to wait for the answer; a request without an answer is taken back
 """

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -21,7 +22,7 @@ from lmstack.models.parts import (
     rotary_table,
 )
 from lmstack.nn.attention import Attention, CacheSlot
-from lmstack.nn.feed_forward import FeedForward
+from lmstack.nn.feed_forward import ACTIVATIONS, Activation, FeedForward
 from lmstack.nn.initialization import Role, fill_normal
 from lmstack.nn.kv_cache import KVCache
 from lmstack.nn.masks import AttentionPattern, build_cached_pattern, build_pattern
@@ -129,6 +130,17 @@ class Transformer(nn.Module):
             lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
         )
         self.reset_parameters()
+
+    def set_activation(self, name: Activation) -> None:
+        """Go on with another non-linearity in every feed-forward; the config says so from then on.
+
+        Args:
+            name: One of `lmstack.nn.feed_forward.ACTIVATIONS`.
+        """
+        self.config = replace(self.config, feed_forward=replace(self.config.feed_forward, activation=name))
+        for module in self.modules():
+            if isinstance(module, FeedForward):
+                module.activation = ACTIVATIONS[name]
 
     def _build(self, config: TransformerConfig) -> None:
         self.embedding = _table(config.vocab_size, config.dim)

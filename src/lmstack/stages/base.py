@@ -50,6 +50,7 @@ class LanguageModule(L.LightningModule, ABC):
     ) -> None:
         super().__init__()
         self.transformer = transformer
+        self._configured_transformer = transformer.config  # what holds may be changed while the run goes on
         self.transformer.activation_checkpointing = activation_checkpointing
         self.optimizer_config = optimizer
         self.schedule = schedule
@@ -106,6 +107,7 @@ class LanguageModule(L.LightningModule, ABC):
         checkpoint["lmstack"] = {
             "base_seed": self.base_seed,
             "transformer": self.transformer.config.to_dict(),
+            "configured_transformer": self._configured_transformer.to_dict(),
             "tokenizer": tokenizer,
             "tokens_seen": self.tokens_at_step(self.trainer.global_step),
             "extra_weights": self.extra_weights(),
@@ -117,7 +119,7 @@ class LanguageModule(L.LightningModule, ABC):
         return {}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take back the seed, and refuse weights of another shape by name.
+        """Take back the seed and a changed activation, and refuse weights of another shape by name.
 
         Args:
             checkpoint: Lightning's dictionary.
@@ -125,7 +127,8 @@ class LanguageModule(L.LightningModule, ABC):
         Raises:
             ValueError: The checkpoint's transformer or adapters differ from the configured ones.
         """
-        saved, ours = checkpoint["lmstack"]["transformer"], self.transformer.config.to_dict()
+        last = checkpoint["lmstack"]["transformer"]
+        saved, ours = checkpoint["lmstack"].get("configured_transformer", last), self._configured_transformer.to_dict()
         different = [name for name in ours if saved.get(name) != ours[name] and name != "initialization"]
         if different:
             name = different[0]
@@ -139,6 +142,8 @@ class LanguageModule(L.LightningModule, ABC):
                 f"model.lora={lora}, but the checkpoint was trained with {checkpoint['lmstack'].get('lora')}. Resume "
                 "with the run's own config, or start a new run from its merged weights with model.init_from."
             )
+        if last["feed_forward"]["activation"] != self.transformer.config.feed_forward.activation:
+            self.transformer.set_activation(last["feed_forward"]["activation"])
         self.base_seed = checkpoint["lmstack"]["base_seed"]
 
     @property
