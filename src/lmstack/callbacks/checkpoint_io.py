@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ class FolderCheckpointIO(CheckpointIO):
 
     def __init__(self, asynchronous: bool = False) -> None:
         self.asynchronous = asynchronous
+        self._copies = _HostCopies()
         self._executor: ThreadPoolExecutor | None = None
         self._writing: Future[None] | None = None
 
@@ -52,7 +54,7 @@ class FolderCheckpointIO(CheckpointIO):
             return
         self.wait()
         self._executor = self._executor or ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
-        self._writing = self._executor.submit(self.write, _snapshot(checkpoint), path)
+        self._writing = self._executor.submit(self.write, self._copies.of(checkpoint), path)
 
     def wait(self) -> None:
         """Return when nothing is being written; raise what the last write raised."""
@@ -137,15 +139,37 @@ class FolderCheckpointIO(CheckpointIO):
         shutil.rmtree(doomed, ignore_errors=True)
 
 
-def _snapshot(value: Any) -> Any:
-    """A copy that training does not change: tensors on the CPU, containers anew, everything else as it is."""
-    if isinstance(value, Tensor):
-        return value.detach().to("cpu", copy=True)
-    if isinstance(value, dict):
-        return type(value)((key, _snapshot(item)) for key, item in value.items())
-    if type(value) in (list, tuple):
-        return type(value)(_snapshot(item) for item in value)
-    return value
+class _HostCopies:
+    """Copies of a state that training does not change, each in the memory of the one before.
+
+    Memory that was never written takes the system three times as long to fill.
+    """
+
+    def __init__(self) -> None:
+        self._tensors: list[Tensor] = []
+
+    def of(self, state: dict[str, Any]) -> dict[str, Any]:
+        """Tensors on the CPU, containers anew, everything else as it is; the copy before is lost.
+
+        Args:
+            state: What is copied.
+        """
+        spare, self._tensors = self._tensors, []
+        copied: dict[str, Any] = self._copy(state, iter(spare))
+        return copied
+
+    def _copy(self, value: Any, spare: Iterator[Tensor]) -> Any:
+        if isinstance(value, Tensor):
+            memory = next(spare, None)
+            if memory is None or memory.shape != value.shape or memory.dtype != value.dtype:
+                memory = torch.empty(value.shape, dtype=value.dtype, pin_memory=value.is_cuda)
+            self._tensors.append(memory.copy_(value.detach()))
+            return memory
+        if isinstance(value, dict):
+            return type(value)((key, self._copy(item, spare)) for key, item in value.items())
+        if type(value) in (list, tuple):
+            return type(value)(self._copy(item, spare) for item in value)
+        return value
 
 
 def _metrics(state: dict[str, Any]) -> dict[str, float]:
