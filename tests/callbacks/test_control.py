@@ -10,9 +10,10 @@ import lightning as L
 import pytest
 import torch
 
+from asking import Ask, same
 from lmstack.callbacks import Checkpointing, Control, RunRecorder, control
 from lmstack.callbacks.rollback import restart_loader, restore_run
-from lmstack.control_requests import await_answer, send_request
+from lmstack.control_requests import send_request
 from lmstack.models.checkpoint import read_config
 from lmstack.models.checkpoint_folder import folder_name, newest_valid_checkpoint
 from lmstack.optim.optimizers import AdamWConfig, MuonConfig
@@ -38,25 +39,6 @@ def data() -> StepData:
     return StepData([[batch_of(rows[2 * i : 2 * i + 2])] for i in range(STEPS)])
 
 
-class Ask(L.Callback):
-    """Asks for changes as the steps go by, and dies after one of them."""
-
-    def __init__(self, changes: dict[int, dict[str, str]], die_after: int | None = None) -> None:
-        self.changes, self.die_after = changes, die_after
-        self.requests: list[Path] = []
-        self.rates: dict[int, list[float]] = {}
-
-    def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
-        if trainer.global_step == self.die_after:
-            raise KeyboardInterrupt
-        self.rates[trainer.global_step] = [group["lr"] for group in trainer.optimizers[0].param_groups]
-        if changes := self.changes.get(trainer.global_step + 1):
-            self.requests.append(send_request(Path(trainer.default_root_dir), {"command": "set", "changes": changes}))
-
-    def answers(self) -> list[str | None]:
-        return [await_answer(request, 0.0) for request in self.requests]
-
-
 def run(
     folder: Path, ask: Ask, *, resume: Path | None = None, optimizer: Any = None, every: int = 1, **options: Any
 ) -> dict[str, torch.Tensor]:
@@ -71,10 +53,6 @@ def run(
     except (KeyboardInterrupt, SystemExit):
         assert ask.die_after is not None
     return {name: value.clone() for name, value in stage.state_dict().items()}
-
-
-def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
-    return all(torch.equal(a[name], b[name]) for name in a)
 
 
 @pytest.fixture(scope="module")

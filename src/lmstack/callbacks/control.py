@@ -12,7 +12,7 @@ import torch
 from lmstack.callbacks.checkpointing import Checkpointing, Leave
 from lmstack.callbacks.optimizer_swap import config_of, rewrite_fields, swap_optimizer
 from lmstack.callbacks.preemption import EX_INTERRUPTED
-from lmstack.callbacks.settings import OPTIMIZER, Setting, settings_of
+from lmstack.callbacks.settings import OPTIMIZER, WEIGHTS, Setting, settings_of
 from lmstack.control_requests import answer, take_request
 from lmstack.models.checkpoint_folder import DamagedCheckpointError, folder_name, read_manifest, set_aside_after
 from lmstack.run_record import add_change, read_changes
@@ -176,15 +176,16 @@ class Control(L.Callback):
                 raise ValueError(f"unknown command {other!r}.")
 
     def _change(self, trainer: L.Trainer, texts: dict[str, str]) -> str:
-        texts = _with_whole_optimizer(texts)
+        texts = _joined(texts)
         for key in texts:
             if key not in self._settings:
-                names = ", ".join(f"{OPTIMIZER}.kind" if name == OPTIMIZER else name for name in self._settings)
+                shown = {OPTIMIZER: f"{OPTIMIZER}.kind", WEIGHTS: f"{WEIGHTS}.<source>"}
+                names = ", ".join(shown.get(name, name) for name in self._settings)
                 raise ValueError(
                     f"{key} cannot be changed while the run goes on. These can: {names}. For "
                     "anything else, stop the run and start it again with the new value and ckpt_path=last."
                 )
-        wanted = {key: self._settings[key].parse(key, text) for key, text in texts.items()}
+        wanted = {key: self._settings[key].parse(key, texts[key]) for key in self._settings if key in texts}
         if OPTIMIZER in wanted and wanted[OPTIMIZER]["kind"] == self.values[OPTIMIZER]["kind"]:
             raise ValueError(f"the optimizer is {wanted[OPTIMIZER]['kind']} already. Set its lr or weight_decay alone.")
         said = []
@@ -252,13 +253,18 @@ def _checkpointing(trainer: L.Trainer) -> Checkpointing:
     return found
 
 
-def _with_whole_optimizer(texts: dict[str, str]) -> dict[str, str]:
-    """With `model.optimizer.kind` among the keys, all keys of the optimizer as one: another optimizer is meant."""
-    prefix = f"{OPTIMIZER}."
-    if f"{prefix}kind" not in texts:
-        return texts
-    fields = {key.removeprefix(prefix): _read(text) for key, text in texts.items() if key.startswith(prefix)}
-    return {OPTIMIZER: json.dumps(fields)} | {k: v for k, v in texts.items() if not k.startswith(prefix)}
+def _joined(texts: dict[str, str]) -> dict[str, str]:
+    """With the keys of an optimizer, where its kind is among them, and those of sources as one key each."""
+    whole = [WEIGHTS, *([OPTIMIZER] if f"{OPTIMIZER}.kind" in texts else [])]
+    joined: dict[str, str] = {}
+    for key, text in texts.items():
+        parent = next((name for name in whole if key.startswith(f"{name}.")), None)
+        if parent is None:
+            joined[key] = text
+        else:
+            fields = json.loads(joined.get(parent, "{}")) | {key.removeprefix(f"{parent}."): _read(text)}
+            joined[parent] = json.dumps(fields)
+    return joined
 
 
 def _read(text: str) -> Any:
@@ -270,7 +276,7 @@ def _read(text: str) -> Any:
 
 def _shown(value: Any) -> str:
     if isinstance(value, dict):
-        return str(value["kind"])
+        return str(value["kind"]) if "kind" in value else json.dumps(value)
     if isinstance(value, float | int):
         return f"{value:g}"
     return "null" if value is None else str(value)

@@ -49,6 +49,15 @@ def config_of(fields: dict[str, Any]) -> AdamWConfig | MuonConfig:
     return KINDS[fields["kind"]](**as_tuples)
 
 
+def can_swap_optimizer(trainer: L.Trainer) -> bool:
+    """Whether the strategy leaves the optimizer's state to the optimizer.
+
+    Args:
+        trainer: Whose strategy.
+    """
+    return type(trainer.strategy) in (SingleDeviceStrategy, DDPStrategy)
+
+
 def swap_optimizer(trainer: L.Trainer, stage: Any, fields: dict[str, Any]) -> None:
     """Go on with another optimizer, whose state is empty; the schedule stays where it is.
 
@@ -56,15 +65,7 @@ def swap_optimizer(trainer: L.Trainer, stage: Any, fields: dict[str, Any]) -> No
         trainer: At the end of a step.
         stage: Whose parameters are trained.
         fields: Of the new optimizer's config.
-
-    Raises:
-        ValueError: The strategy keeps optimizer state of its own.
     """
-    if type(trainer.strategy) not in (SingleDeviceStrategy, DDPStrategy):
-        raise ValueError(
-            f"model.optimizer cannot be changed under {type(trainer.strategy).__name__} while the run goes on. Start "
-            "a new run from its weights with model.init_from."
-        )
     before = [config.scheduler for config in trainer.lr_scheduler_configs]
     stage.optimizer_config = config_of(fields)
     trainer.strategy.setup_optimizers(trainer)

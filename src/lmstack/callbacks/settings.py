@@ -1,14 +1,17 @@
 """What of a run can be changed while it goes on, and how."""
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import lightning as L
 from torch import nn
 
-from lmstack.callbacks.optimizer_swap import optimizer_from, swap_optimizer
+from lmstack.callbacks.optimizer_swap import can_swap_optimizer, optimizer_from, swap_optimizer
+from lmstack.callbacks.rollback import restart_loader
 from lmstack.models import Transformer
 from lmstack.nn.feed_forward import ACTIVATIONS
 from lmstack.nn.lora import LoRALinear
@@ -16,6 +19,9 @@ from lmstack.optim.parameter_groups import EMBEDDING_GROUP, HEAD_GROUP, HIDDEN_G
 
 OPTIMIZER = "model.optimizer"
 """The whole optimizer; what is typed is its `kind` and any of its fields, as keys below this one."""
+
+WEIGHTS = "data.weights"
+"""Of every source, as keys below this one."""
 
 
 @dataclass(frozen=True)
@@ -85,11 +91,13 @@ def settings_of(trainer: L.Trainer, module: L.LightningModule) -> dict[str, Sett
     config = getattr(stage, "optimizer_config", None)
     if config is None:
         return {}
-    settings = {
-        OPTIMIZER: Setting(
+    settings: dict[str, Setting] = {}
+    if hasattr(getattr(trainer, "datamodule", None), "add_phase"):  # first: the only one that may refuse what it reads
+        settings[WEIGHTS] = _data_weights(trainer, stage)
+    if can_swap_optimizer(trainer):
+        settings[OPTIMIZER] = Setting(
             asdict(config), optimizer_from, lambda _, new: swap_optimizer(trainer, stage, new), is_restored=True
         )
-    }
     rates = {"model.optimizer.lr": "muon" if hasattr(config, "adamw_lr") else None}
     if hasattr(config, "adamw_lr"):
         rates["model.optimizer.adamw_lr"] = "adamw"
@@ -124,6 +132,24 @@ def settings_of(trainer: L.Trainer, module: L.LightningModule) -> dict[str, Sett
         is_restored=True,
     )
     return settings
+
+
+def _data_weights(trainer: L.Trainer, stage: Any) -> Setting:
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+
+    def write(_: Any, new: dict[str, float]) -> None:
+        loader: Any = trainer.train_dataloader
+        data.add_phase(loader.skipped.place(loader.samples_seen), new)
+        stage.after_step = stage.after_step or partial(restart_loader, trainer)
+
+    return Setting(data.weights, _weights_from, write, is_restored=True)
+
+
+def _weights_from(key: str, text: str) -> dict[str, float]:
+    given = json.loads(text)
+    if wrong := [name for name, weight in given.items() if not isinstance(weight, int | float)]:
+        raise ValueError(f"{key}.{wrong[0]}={given[wrong[0]]}: expected a number.")
+    return {name: float(weight) for name, weight in given.items()}
 
 
 def _activation_from(key: str, text: str) -> str:

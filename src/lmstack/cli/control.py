@@ -19,7 +19,7 @@ usage: lmstack control <run folder> <command>
 Can be set: model.optimizer.lr, model.optimizer.adamw_lr (Muon), model.optimizer.weight_decay,
 model.transformer.dropout, model.transformer.feed_forward.activation, trainer.gradient_clip_val; in PPO and GRPO
 model.update.max_grad_norm; and another optimizer, without state: model.optimizer.kind=muon with its model.optimizer.lr,
-model.optimizer.adamw_lr and so on. The run does it at the end of a step, writes it to run.json, and does it again at
+model.optimizer.adamw_lr and so on; and the mixture, data.weights.<source>=... for every source. The run does it at the end of a step, writes it to run.json, and does it again at
 that step whenever it goes on from an earlier one.
 
   --wait 60   seconds to wait for the answer; a request without an answer is taken back

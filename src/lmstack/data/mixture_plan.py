@@ -134,7 +134,7 @@ def plan_mixture(
     first = MixturePhase(0, None if weights is None else dict(weights), temperature)
     recipes = [("data", first), *((f"data.phases[{i}]", phase) for i, phase in enumerate(phases))]
     asked = tuple(phase_weights(num_tokens, recipe, where) for where, recipe in recipes)
-    starts = [_first_row(recipe.start, sizes, where) for where, recipe in recipes]
+    starts = [first_row(recipe.start, sizes, where) for where, recipe in recipes]
     shares = asked if max_epochs is None else _capped(num_tokens, asked, starts, sizes, max_epochs)
     first_weights, *later = shares
     later_phases = tuple(Phase(start, share) for start, share in zip(starts[1:], later, strict=True))
@@ -168,7 +168,17 @@ def phase_weights(num_tokens: Mapping[str, int], recipe: MixturePhase, where: st
     return tuple(float(weights[name]) * by_size[count] for name, count in num_tokens.items())
 
 
-def _first_row(start: int | str, sizes: BatchSizePlan, where: str) -> int:
+def first_row(start: int | str, sizes: BatchSizePlan, where: str) -> int:
+    """The place of the row with which a phase begins.
+
+    Args:
+        start: As `MixturePhase.start`.
+        sizes: Rows of the run and of its steps.
+        where: Name of the option, for messages.
+
+    Raises:
+        ValueError: It is a share of a run without end, or is not before the end.
+    """
     duration = parse_duration(start)
     if duration.unit == "steps":
         row = sizes.samples_at_step(int(duration.value))

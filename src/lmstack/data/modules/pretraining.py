@@ -9,7 +9,7 @@ from lmstack.data.batch_size import BatchSizePlan, BatchSizeWarmup
 from lmstack.data.corpus import Corpus
 from lmstack.data.manifest import Manifest, Split
 from lmstack.data.mixture import Mixture
-from lmstack.data.mixture_plan import MixturePhase, MixturePlan, plan_mixture
+from lmstack.data.mixture_plan import MixturePhase, MixturePlan, first_row, plan_mixture
 from lmstack.data.pretraining_rows import TrainRows, ValidationRows, order_identity
 from lmstack.data.rank import Rank
 from lmstack.data.step_loader import StepLoader, ValidationLoader
@@ -77,6 +77,8 @@ class PretrainingData(LightningDataModule):
         self.num_workers = num_workers
         self.plan = BatchSizePlan(global_batch_size, sequence_length, max_tokens, batch_size_warmup)
         self._corpus: Corpus | None = None
+        self._added: list[MixturePhase] = []
+        self._train_loader: StepLoader | None = None
 
     def setup(self, stage: str | None = None) -> None:
         """Open the corpus and check that it is finished and fits its tokenizer.
@@ -128,16 +130,62 @@ class PretrainingData(LightningDataModule):
             weights=self.weights,
             temperature=self.temperature,
             max_epochs=self.max_epochs,
-            phases=self.phases,
+            phases=sorted([*self.phases, *self._added], key=lambda phase: first_row(phase.start, self.plan, "phases")),
         )
+
+    def add_phase(self, place: int, weights: dict[str, float]) -> None:
+        """Mix sources by other weights from some place of the order on, until a phase that is planned begins.
+
+        A checkpoint brings it back.
+
+        Args:
+            place: Of the first row that comes in the new order.
+            weights: Of every source; 0 leaves one out.
+
+        Raises:
+            ValueError: The run has no weights that could be changed, or these are wrong.
+        """
+        if self.weights is None and self.temperature is None:
+            raise ValueError(
+                "data.weights is null: every row comes once an epoch, in an order that has no weights to change. Start "
+                "with data.temperature=1 for shares by size."
+            )
+        if self.max_epochs is not None:
+            raise ValueError("data.max_epochs is set: its caps hold for the mixture that was planned.")
+        before = self._added
+        start = f"{place * self.sequence_length} tokens"
+        self._added = [*(phase for phase in before if phase.start != start), MixturePhase(start, dict(weights))]
+        try:
+            self._refresh()
+        except ValueError:
+            self._added = before
+            raise
+
+    def state_dict(self) -> dict[str, Any]:
+        """Phases that were not planned."""
+        return {"added_phases": [{"start": phase.start, "weights": phase.weights} for phase in self._added]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take them back.
+
+        Args:
+            state_dict: What `state_dict` gave.
+        """
+        self._added = [MixturePhase(**phase) for phase in state_dict["added_phases"]]
+        self._refresh()
+
+    def _refresh(self) -> None:
+        if self._corpus is None:
+            return
+        rows, identity = self._rows()
+        if self._train_loader is not None:
+            self._train_loader.take_order(rows, identity)
 
     def train_dataloader(self) -> StepLoader:
         """Optimizer steps of this rank."""
-        rank = Rank.of(self.trainer)
-        self._check_divisible(rank.world_size)
-        _, shards, mixture = self._order()
-        rows = TrainRows(shards, mixture, self.plan, self.tokenizer, self.micro_batch_size, rank)
-        return StepLoader(rows, order_identity(self.manifest.fingerprint, mixture), self.num_workers)
+        self._check_divisible(Rank.of(self.trainer).world_size)
+        self._train_loader = StepLoader(*self._rows(), self.num_workers)
+        return self._train_loader
 
     def val_dataloader(self) -> ValidationLoader:
         """Validation batches of this rank."""
@@ -195,6 +243,12 @@ class PretrainingData(LightningDataModule):
             tokens: Tokens, over all ranks.
         """
         return self.plan.steps_for_tokens(tokens)
+
+    def _rows(self) -> tuple[TrainRows, dict[str, Any]]:
+        _, shards, mixture = self._order()
+        rank = Rank.of(self.trainer)
+        rows = TrainRows(shards, mixture, self.plan, self.tokenizer, self.micro_batch_size, rank)
+        return rows, order_identity(self.manifest.fingerprint, mixture)
 
     def _order(self) -> tuple[list[str], list[TokenShards], Mixture]:
         names = self._names("train")
