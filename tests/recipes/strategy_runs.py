@@ -178,7 +178,8 @@ def run(spec: dict[str, Any], world_size: int) -> None:
     )
     history = History()
     measured = Measured()
-    callbacks = [history, Checkpointing(every_n_steps=spec.get("save_every"), keep_last=99)]
+    saving = {"every_n_steps": spec.get("save_every"), "keep_last": 99, "sharded": spec.get("sharded", False)}
+    callbacks = [history, Checkpointing(**saving)]
     if spec.get("dynamics"):
         callbacks.append(TrainingDynamics(1))
     if "trouble" in spec:

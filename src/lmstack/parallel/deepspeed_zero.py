@@ -209,16 +209,17 @@ class DeepSpeedZeRO(DDPStrategy):
         """
         self.engine.skip_coming_step(is_skipped)
 
-    def optimizer_step(self, optimizer: Optimizer, closure: Callable[[], Any], model: Any = None, **_: Any) -> Any:
+    def optimizer_step(self, optimizer: Optimizer, closure: Callable[[], Any], *_: Any, **__: Any) -> Any:
         """Compute the gradients, let callbacks and the stage see them, and take DeepSpeed's step.
 
         Args:
             optimizer: The one inside of DeepSpeed's.
             closure: Computes the gradients.
-            model: As in Lightning.
-            **_: None are known.
+            *_: Ignored.
+            **__: None are known.
         """
-        output = self.precision_plugin._wrap_closure(model or self.lightning_module, optimizer, closure)
+        assert self.lightning_module is not None
+        output = self.precision_plugin._wrap_closure(self.lightning_module, optimizer, closure)
         self.engine.step()
         return output
 

@@ -81,8 +81,9 @@ class ZeroState:
         from deepspeed.utils import safe_get_local_fp32_param
         from torch.distributed.tensor import DTensor, Shard
 
-        mesh = init_device_mesh(self.zero.device.type, (dist.get_world_size(),))
-        local = {name: safe_get_local_fp32_param(parameter) for parameter, name in trained.items()}
+        device = torch.device(self.zero.device)
+        mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+        local = {name: safe_get_local_fp32_param(parameter).to(device) for parameter, name in trained.items()}
         return {name: DTensor.from_local(piece, mesh, [Shard(0)], run_check=False) for name, piece in local.items()}
 
     def whole_gradients(self) -> Iterator[tuple[str, Tensor]]:
