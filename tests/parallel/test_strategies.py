@@ -1,19 +1,14 @@
 """Every strategy takes the steps of one process, and goes on from the checkpoints of every other."""
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from lmstack.models.checkpoint_folder import newest_valid_checkpoint
+from parallel_runs import DEEPSPEED, assert_alike, result, runs
 
-SCRIPT = Path(__file__).parents[1] / "recipes" / "strategy_runs.py"
 ADAMW = {"steps": 3, "clip": 0.5}
 SGD = {"steps": 3, "optimizer": "sgd"}
 AVERAGING = {"period": 1, "outer_lr": 1.0, "outer_momentum": 0.0}
@@ -23,44 +18,6 @@ FAST: dict[str, dict[str, Any]] = {
     "tp": {"strategy": "tp"},
     "pipeline": {"strategy": "pipeline"},
 }
-
-
-def runs(folder: Path, world_size: int, specs: dict[str, dict[str, Any]]) -> None:
-    """Each run in a folder of its name; all in the same processes."""
-    file = folder / f"runs-{world_size}-{'-'.join(specs)[:80]}.json"
-    file.write_text(json.dumps([{"folder": str(folder / name)} | spec for name, spec in specs.items()]))
-    environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT")}
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", SCRIPT, file, str(world_size)],
-        env=environment | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=1200,
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
-
-
-def result(folder: Path) -> dict[str, Any]:
-    checkpoint = newest_valid_checkpoint(folder)
-    assert checkpoint is not None
-    state = torch.load(checkpoint / "training_state.pt", weights_only=True)
-    found: dict[str, Any] = torch.load(folder / "result.pt", weights_only=True)
-    return found | {"weights": load_file(checkpoint / "model.safetensors"), "optimizer": state["optimizer_states"][0]}
-
-
-def assert_alike(got: dict[str, Any], wanted: dict[str, Any], *, tolerance: float, norms: bool = True) -> None:
-    assert got["losses"] == pytest.approx(wanted["losses"], abs=tolerance)
-    if norms:
-        assert got["norms"] == pytest.approx(wanted["norms"], rel=tolerance)
-    assert got["val"] == pytest.approx(wanted["val"], rel=tolerance)
-    assert list(got["weights"]) == list(wanted["weights"])
-    for name, weight in wanted["weights"].items():
-        torch.testing.assert_close(got["weights"][name], weight, rtol=0, atol=tolerance, msg=name)
-    groups = [[group["params"] for group in each["optimizer"]["param_groups"]] for each in (got, wanted)]
-    assert groups[0] == groups[1]
-    for number, entry in wanted["optimizer"]["state"].items() if norms else ():
-        for key, value in entry.items():
-            torch.testing.assert_close(got["optimizer"]["state"][number][key], value, rtol=0, atol=tolerance)
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +82,7 @@ def test_in_float64_only_the_norm_that_clips_is_rounded(
 def test_every_strategy_goes_on_from_the_checkpoints_of_every_other(tmp_path: Path) -> None:
     """Two steps, then two more elsewhere: the four steps of one process."""
     common = {"planned_steps": 4, "clip": 0.5}
-    places = {1: {"single": {"strategy": "single"}}, 2: FAST}
+    places = {1: {"single": {"strategy": "single"}}, 2: FAST | DEEPSPEED}
     runs(tmp_path, 1, {"whole": {"strategy": "single", "steps": 4} | common})
     for world_size, specs in places.items():
         runs(tmp_path, world_size, {f"from_{n}": spec | {"steps": 2} | common for n, spec in specs.items()})

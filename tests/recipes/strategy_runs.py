@@ -4,6 +4,7 @@
 `strategy` is a file of `conf/strategy`, with `changes` to it. Results are written to `<folder>/result.pt`.
 """
 
+import copy
 import importlib
 import json
 import sys
@@ -15,9 +16,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import lightning as L
 import torch
 import yaml
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.precision import DoublePrecision
 
-from lmstack.callbacks import Checkpointing, FolderCheckpointIO
+from lmstack.callbacks import Checkpointing, FolderCheckpointIO, TrainingDynamics
 from lmstack.data.rank import Rank
 from lmstack.models import TransformerConfig
 from lmstack.models.config import AttentionConfig, DenseConfig, DepthScaledInit, RotaryConfig
@@ -97,6 +99,49 @@ class History(L.Callback):
         self.norms.append(float(trainer.callback_metrics["train/grad_norm"]))
 
 
+class Trouble(L.Callback):
+    """Steps whose loss is infinite, or whose update is left out or taken back."""
+
+    def __init__(self, infinite: list[int], skipped: list[int], undone: list[int]) -> None:
+        self.infinite, self.skipped, self.undone = infinite, skipped, undone
+        self.kept: list[Any] = []
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        def judge(_: torch.Tensor, norm: torch.Tensor) -> torch.Tensor:
+            return ~norm.isfinite() | torch.tensor(trainer.global_step in self.skipped)
+
+        pl_module.update_guard = judge
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, *_: Any) -> None:
+        pl_module.z_loss_coef = float("inf") if trainer.global_step in self.infinite else 0.0
+        if trainer.global_step in self.undone:
+            strategy = trainer.strategy
+            state = strategy.lightning_module_state_dict()
+            self.kept = copy.deepcopy([state, strategy.optimizer_state(trainer.optimizers[0])])
+            if trainer.world_size > 1:
+                torch.distributed.broadcast_object_list(self.kept)
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        if trainer.global_step - 1 in self.undone:
+            trainer.strategy.load_model_state_dict({"state_dict": self.kept[0]})
+            trainer.strategy.load_optimizer_state_dict({"optimizer_states": [self.kept[1]]})
+
+
+class Measured(Logger):
+    """What `TrainingDynamics` logs."""
+
+    name, version = "measured", 0
+
+    def __init__(self) -> None:
+        self.values: dict[str, float] = {}
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        self.values |= {f"{step} {name}": value for name, value in metrics.items() if name.startswith("dynamics/")}
+
+    def log_hyperparams(self, *_: Any, **__: Any) -> None:
+        pass
+
+
 def strategy_of(name: str, changes: dict[str, Any]) -> Any:
     """What a preset says, with changes."""
     node = yaml.safe_load((CONF / f"{name}.yaml").read_text())["strategy"]
@@ -132,9 +177,17 @@ def run(spec: dict[str, Any], world_size: int) -> None:
         **spec.get("stage", {}),
     )
     history = History()
+    measured = Measured()
+    saving = {"every_n_steps": spec.get("save_every"), "keep_last": 99, "sharded": spec.get("sharded", False)}
+    callbacks = [history, Checkpointing(**saving)]
+    if spec.get("dynamics"):
+        callbacks.append(TrainingDynamics(1))
+    if "trouble" in spec:
+        callbacks.append(Trouble(*spec["trouble"]))
     trainer = tiny_trainer(
         folder,
-        [history, Checkpointing(every_n_steps=spec.get("save_every"), keep_last=99)],
+        callbacks,
+        logger=measured,
         devices=world_size,
         strategy=strategy_of(spec["strategy"], spec.get("changes", {})),
         **precision_of(spec.get("precision", "32-true")),
@@ -147,7 +200,8 @@ def run(spec: dict[str, Any], world_size: int) -> None:
     trainer.fit(stage, data, ckpt_path=spec.get("resume"))
     if trainer.is_global_zero:
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
-        torch.save({"losses": history.losses, "norms": history.norms, "val": metrics}, folder / "result.pt")
+        found = {"losses": history.losses, "norms": history.norms, "val": metrics, "dynamics": measured.values}
+        torch.save(found, folder / "result.pt")
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ from lmstack.parallel.gathering import copy_from_first, gathered
 from lmstack.parallel.layout import DIMENSIONS, Layout, Size, layout_of
 from lmstack.parallel.optimizer_state import fitted, merged
 from lmstack.parallel.pipeline import Pipeline, ScheduleName
+from lmstack.parallel.sharded_state import without_tensors
 from lmstack.parallel.sharding import put_back, shard
 from lmstack.parallel.tensor_parallel import split_layers
 
@@ -275,6 +276,9 @@ class MeshStrategy(ModelParallelStrategy):
 
     # ---- checkpoints ----------------------------------------------------------------------------------------------
 
+    saves_shards = True
+    """Whether each process can write its own part of a checkpoint."""
+
     @property
     def restore_checkpoint_after_setup(self) -> bool:
         """No: weights are read into the whole model, which is then cut."""
@@ -326,13 +330,17 @@ class MeshStrategy(ModelParallelStrategy):
             optimizer.load_state_dict(fitted(state, optimizer))
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
-        """Gather everything in the first process, which writes it in the format of one process.
+        """Gather everything in the first process, which writes it in the format of one process; or write shards.
 
         Args:
             checkpoint: Of this process's part.
             filepath: The folder.
             storage_options: For the writer.
         """
+        if getattr(self.checkpoint_io, "sharded", False):
+            small, tensors = without_tensors(checkpoint)
+            self.checkpoint_io.save_sharded(self._whole(small), tensors, filepath)  # type: ignore[attr-defined]
+            return
         whole = self._whole(checkpoint)
         if self.is_global_zero:
             self.checkpoint_io.save_checkpoint(whole, filepath, storage_options=storage_options)
