@@ -67,6 +67,12 @@ class BudgetCheckpointing:
 
 
 ActivationCheckpointing = FullCheckpointing | BlockCheckpointing | MatmulCheckpointing | BudgetCheckpointing
+_KINDS: dict[str, type] = {
+    "full": FullCheckpointing,
+    "blocks": BlockCheckpointing,
+    "matmuls": MatmulCheckpointing,
+    "budget": BudgetCheckpointing,
+}
 
 _aten = torch.ops.aten
 _KEPT = {
@@ -79,6 +85,18 @@ _KEPT = {
     torch.ops.higher_order.flex_attention,
 }
 """Not batched products: without a fused kernel those are the scores of attention, T x T numbers a head."""
+
+
+def read_choice(values: dict[str, Any] | None) -> ActivationCheckpointing | None:
+    """A choice from plain values, as a config has them.
+
+    Args:
+        values: `kind` and its fields; None keeps everything.
+    """
+    if values is None:
+        return None
+    choice: ActivationCheckpointing = _KINDS[values["kind"]](**values)
+    return choice
 
 
 def recomputation(choice: ActivationCheckpointing | None, layer: int) -> Callable[..., Any] | None:

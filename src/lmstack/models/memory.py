@@ -150,16 +150,18 @@ def activation_bytes(
     checkpointing: ActivationCheckpointing | None,
     *,
     num_layers: int,
+    in_flight: int = 1,
     tensor: int = 1,
     sequence_parallel: bool = False,
 ) -> int:
-    """Bytes a token that blocks and the final norm keep for the backward pass, at its start.
+    """Bytes a token that blocks and the final norm keep for the backward pass, and what its first block needs again.
 
     Args:
         config: The transformer's config.
         numbers: Sizes of numbers.
         checkpointing: What is kept of a block; None is everything.
         num_layers: Blocks on the device.
+        in_flight: Micro-batches that have gone forward and not yet back.
         tensor: Over how many devices each block is split (arXiv:2205.05198, section 4.1).
         sequence_parallel: Whether the residual stream is split too (the same, eq. 4).
     """
@@ -178,7 +180,7 @@ def activation_bytes(
         computed_again = round((1 - checkpointing.fraction) * whole)
     else:
         kept, computed_again = num_layers * stream, whole
-    return kept + computed_again + 2 * stream  # the final norm's input and output
+    return in_flight * kept + computed_again + 2 * stream  # the final norm's input and output
 
 
 def _block_bytes(config: TransformerConfig, numbers: NumberBytes, tensor: int, stream_share: int) -> int:

@@ -124,7 +124,9 @@ def parse_cluster(text: str) -> Cluster:
             f"or a YAML file. Known: {known}."
         )
     if match["name"] not in DEVICES:
-        raise ValueError(f"cluster={text}: no known device {match['name']!r}. Known: {known}; or describe it in a file.")
+        raise ValueError(
+            f"cluster={text}: no known device {match['name']!r}. Known: {known}; or describe it in a file."
+        )
     devices, nodes = int(match["devices"]), int(match["nodes"] or 1)
     if devices < 1 or nodes < 1:
         raise ValueError(f"cluster={text}: there must be at least one device.")

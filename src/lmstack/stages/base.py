@@ -206,6 +206,6 @@ def _check_budget(transformer: Transformer, compile_blocks: bool) -> None:
         )
     if transformer.config.dropout:  # torch 2.13: same loss, other gradients
         raise ValueError(
-            f"model.activation_checkpointing.kind=budget with dropout={transformer.config.dropout}: computing again, the "
-            f"compiler drops other elements, and gradients are wrong. Set dropout=0, or {others}."
+            f"model.activation_checkpointing.kind=budget with dropout={transformer.config.dropout}: when it computes "
+            f"again, the compiler drops other elements: wrong gradients. Set dropout=0, or {others}."
         )
