@@ -13,6 +13,7 @@ import copy
 import torch
 from torch._dynamo.utils import counters
 
+from lmstack.models.activation_checkpointing import FullCheckpointing, MatmulCheckpointing
 from lmstack.models.config import AttentionConfig
 from tiny_transformer import gradients, tokens, transformer
 
@@ -25,8 +26,10 @@ for changes in ({}, {"attention": AttentionConfig(window=4, softcap=3.0, qk_norm
         block.compile(fullgraph=True)
     assert compiled.head_weight is compiled.embedding.weight
     assert compiled.state_dict().keys() == eager.state_dict().keys()
-    for recompute in (False, True):
-        eager.activation_checkpointing = compiled.activation_checkpointing = recompute
+    for choice in (None, FullCheckpointing(), MatmulCheckpointing()):
+        torch._dynamo.reset()
+        eager.checkpoint_activations(choice)
+        compiled.checkpoint_activations(choice)
         ids = tokens(2, 16)
         outputs = [model.logits(model(ids, document_ids=documents)) for model in (eager, compiled)]
         torch.testing.assert_close(outputs[0], outputs[1], rtol=0, atol=1e-4)

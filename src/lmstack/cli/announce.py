@@ -50,8 +50,9 @@ class Announce(L.Callback):
             global_batch_size=data.global_batch_size,
             world_size=trainer.world_size,
             data_parallel=Rank.of(trainer).world_size,
+            master_weights=bool(model["optimizer"].get("master_weights")),
             optimizer=model["optimizer"]["kind"],
-            activation_checkpointing=bool(model.get("activation_checkpointing")),
+            activation_checkpointing=transformer.activation_checkpointing,
             speed=measure_speed(transformer.config, device=trainer.strategy.root_device, **shape),
             **shape,
         )

@@ -24,6 +24,7 @@ from lmstack.cli.quiet import after_lightning
 from lmstack.cli.run_folder import CHECKPOINTS, refuse_used_folder, remove_old_run, resolve_checkpoint
 from lmstack.cli.saved_config import SaveConfig, saved_config
 from lmstack.cli.stage_table import Stage, load_stage
+from lmstack.cli.strategy_choice import resolve_strategy
 from lmstack.models.checkpoint_folder import folder_name
 
 RESULT = "LMSTACK_RESULT"
@@ -48,6 +49,7 @@ def train(command: str, composition: Composition) -> int:
     if not (config.get("trainer") or {}).get("default_root_dir"):
         raise ConfigError("trainer.default_root_dir: required, not given. Set it to the folder of the run.")
     checkpoint = resolve_checkpoint(command, config)
+    resolve_strategy(config, checkpoint)
     is_first_process = rank_zero_only.rank in (None, 0)
     if command == "fit":
         refuse_no_length(config)

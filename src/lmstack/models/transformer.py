@@ -1,7 +1,7 @@
 """The decoder (or, without causality, encoder) that every stage trains."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Literal
 
@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Float32, Int
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
+from lmstack.models.activation_checkpointing import ActivationCheckpointing, recomputation
 from lmstack.models.config import TransformerConfig
 from lmstack.models.parts import (
     attention_scale,
@@ -36,6 +36,9 @@ class Block(nn.Module):
     Args:
         config: The transformer's config.
     """
+
+    recompute: Callable[..., Tensor] | None = None
+    """Calls the block's computation, and again in the backward pass; None keeps its activations."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -82,6 +85,13 @@ class Block(nn.Module):
             rotation: Rotary angles of every token; None for other positions.
             cache_slot: Where earlier keys and values are; None attends within `x`.
         """
+        if self.recompute is not None and cache_slot is None and torch.is_grad_enabled():
+            return self.recompute(self._add_branches, x, pattern, rotation)
+        return self._add_branches(x, pattern, rotation, cache_slot)
+
+    def _add_branches(
+        self, x: Tensor, pattern: AttentionPattern, rotation: Rotation | None, cache_slot: CacheSlot | None = None
+    ) -> Tensor:
         if self.is_post_norm:
             x = self.attention_norm(x + self._attend(x, pattern, rotation, cache_slot))
             return self.feed_forward_norm(x + self._feed(x))  # type: ignore[no-any-return]
@@ -109,8 +119,8 @@ class Transformer(nn.Module):
         config: Everything that decides the function and the initial weights.
     """
 
-    activation_checkpointing: bool = False
-    """Keep only each block's input and compute the rest again in the backward pass."""
+    activation_checkpointing: ActivationCheckpointing | None = None
+    """What is computed again in the backward pass, as `checkpoint_activations` was told."""
 
     attention_kernel: Literal["auto", "sdpa", "flex"] = "auto"
     """Kernel for what needs a mask; `auto` is flex attention on CUDA and SDPA elsewhere."""
@@ -165,6 +175,17 @@ class Transformer(nn.Module):
     def logit_scale(self) -> float:
         """What the head's products are multiplied by: base_dim / dim under muP, else 1."""
         return logit_scale(self.config)
+
+    def checkpoint_activations(self, choice: ActivationCheckpointing | None) -> None:
+        """Choose what blocks keep for the backward pass; before they are compiled.
+
+        Args:
+            choice: How; None keeps everything.
+        """
+        self.activation_checkpointing = choice
+        for layer, block in enumerate(self.blocks):
+            assert isinstance(block, Block)
+            block.recompute = recomputation(choice, layer)
 
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
@@ -329,13 +350,8 @@ class Transformer(nn.Module):
     def _run_blocks(
         self, x: Tensor, layers: range, patterns: dict[int | None, AttentionPattern], rotation: Rotation | None
     ) -> Tensor:
-        recompute = self.activation_checkpointing and torch.is_grad_enabled()
         for layer in layers:
-            block, pattern = self.blocks[layer], patterns[self._windows[layer]]
-            if recompute:
-                x = checkpoint(block, x, pattern, rotation, use_reentrant=False)
-            else:
-                x = block(x, pattern, rotation)
+            x = self.blocks[layer](x, patterns[self._windows[layer]], rotation)
         return x
 
     def _run_blocks_cached(

@@ -1,0 +1,143 @@
+"""`strategy=auto`: the strategy that the plan recommends, put into the config before anything is built."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml  # type: ignore[import-untyped]
+
+from lmstack.cli.compose import packaged_conf
+from lmstack.cli.failures import ConfigError
+
+RECOMMENDED = "recommended"
+"""Value of `trainer.strategy` that is replaced."""
+WHOLE_MODEL_STAGES = ("ppo", "grpo", "reward_model", "dpo")
+_BY_CLASS = ("fsdp2", "fsdp2 + replicas", "tp", "tp_fsdp2", "pipeline", "ptdp")
+
+
+def resolve_strategy(config: dict[str, Any], checkpoint: Path | None) -> None:
+    """Replace `trainer.strategy=recommended`; a run that goes on keeps what it has, while the devices are as many.
+
+    Args:
+        config: The composed config, changed in place.
+        checkpoint: Where the run goes on from; None for a new one.
+
+    Raises:
+        ConfigError: Nothing fits, or the config cannot be planned.
+    """
+    trainer = config.get("trainer") or {}
+    if trainer.get("strategy") != RECOMMENDED:
+        if config.get("cluster"):
+            raise ConfigError(f"cluster={config['cluster']}: it is for strategy=auto, and for `lmstack plan`.")
+        return
+    if checkpoint is not None and (kept := _of_earlier_start(config)) is not None:
+        config["trainer"] = trainer | kept
+        return
+    name, keys, reason = _decide(config)
+    config["trainer"] = trainer | keys
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(f"strategy=auto: {name}, as {reason}", file=sys.stderr)
+
+
+def choose(config: dict[str, Any]) -> Any:
+    """Every strategy for a config, on its cluster or the devices here.
+
+    Args:
+        config: The composed config.
+
+    Raises:
+        ConfigError: The config or the cluster is wrong.
+    """
+    from lmstack.cli.plan import checked_data, transformer_of
+    from lmstack.models.activation_checkpointing import read_choice
+    from lmstack.planning.strategies import choose_strategy
+    from lmstack.planning.workload import Workload, precision_of
+
+    planned = config | {"trainer": {k: v for k, v in config["trainer"].items() if k != "strategy"}}
+    data, model = checked_data(planned), config["model"]
+    try:
+        workload = Workload(
+            transformer=transformer_of(config),
+            sequence_length=data.sequence_length,
+            micro_batch_size=data.micro_batch_size,
+            global_batch_size=data.global_batch_size,
+            precision=precision_of(
+                str(config["trainer"].get("precision") or "32-true"), bool(model["optimizer"].get("master_weights"))
+            ),
+            optimizer=model["optimizer"]["kind"],
+            activation_checkpointing=read_choice(model.get("activation_checkpointing")),
+            loss_chunk_size=int(model.get("loss_chunk_size") or 4096),
+        )
+        return choose_strategy(workload, _cluster(config), refusals=_refusals(config))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _cluster(config: dict[str, Any]) -> Any:
+    from lmstack.planning.cluster import parse_cluster
+    from lmstack.planning.local_cluster import local_cluster
+
+    if given := config.get("cluster"):
+        return parse_cluster(str(given))
+    trainer = config["trainer"]
+    return local_cluster(
+        str(trainer.get("accelerator") or "auto"), trainer.get("devices"), int(trainer.get("num_nodes") or 1)
+    )
+
+
+def _refusals(config: dict[str, Any]) -> dict[str, str]:
+    """What strategies refuse of a stage."""
+    stage, model = config["stage"], config["model"]
+    found: dict[str, str] = {}
+    if stage in WHOLE_MODEL_STAGES or model.get("lora"):
+        what = "adapters fit" if model.get("lora") else f"stage {stage} fits"
+        found = dict.fromkeys(_BY_CLASS, f"{what} on devices that hold the whole model")
+    if str(config["trainer"].get("precision")).startswith("16"):
+        found |= dict.fromkeys(_BY_CLASS, "float16 is for devices that hold the whole model")
+    if model["optimizer"].get("master_weights"):
+        found["local_sgd"] = "the outer optimizer does not know of master weights"
+    return found
+
+
+def _decide(config: dict[str, Any]) -> tuple[str, dict[str, Any], str]:
+    """The strategy, keys of `trainer` for it, and why."""
+    from lmstack.planning.strategy_table import preset, said, settings
+
+    cluster = _cluster(config)
+    if config["stage"] in WHOLE_MODEL_STAGES or not isinstance(config["stage"], str):
+        name = "ddp" if cluster.num_devices > 1 else "single"
+        reason = f"stage {config['stage']} keeps the whole model on every device (memory was not planned)"
+        return f"strategy={name}", _keys(name, {}, cluster), reason
+    choice = choose(config)
+    if choice.recommended is None:
+        raise ConfigError(f"strategy=auto on {cluster.text}: {choice.reason}.")
+    plan = choice.recommended
+    name = preset(plan)
+    gib = plan.memory.total / 2**30
+    reason = f"on {cluster.text} it is {choice.reason} (about {gib:.2g} GiB a device)"
+    return said(plan), _keys(name, settings(plan), cluster), reason
+
+
+def _keys(name: str, sizes: dict[str, int | bool], cluster: Any) -> dict[str, Any]:
+    strategy = yaml.safe_load((packaged_conf() / "strategy" / f"{name}.yaml").read_text())["strategy"]
+    for key, value in sizes.items():
+        strategy[key.removeprefix("strategy.")] = value
+    devices = 1 if name == "single" else cluster.devices_per_node
+    return {"strategy": strategy, "devices": devices, "num_nodes": 1 if name == "single" else cluster.num_nodes}
+
+
+def _of_earlier_start(config: dict[str, Any]) -> dict[str, Any] | None:
+    """What the run's own config has, if it is for as many devices."""
+    from lmstack.cli.saved_config import NAME
+
+    path = Path(config["trainer"]["default_root_dir"]) / NAME
+    if not path.is_file():
+        return None
+    saved = yaml.safe_load(path.read_text())["trainer"]
+    devices = int(saved.get("devices", 1)) * int(saved.get("num_nodes", 1))
+    return (
+        {key: saved[key] for key in ("strategy", "devices", "num_nodes") if key in saved}
+        if devices == _cluster(config).num_devices or saved.get("strategy") == "auto"
+        else None
+    )
