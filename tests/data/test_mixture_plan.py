@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 
 from lmstack.data.batch_size import BatchSizePlan
 from lmstack.data.mixture import WEIGHT_UNIT
-from lmstack.data.mixture_plan import MixturePhase, MixturePlan, cap_shares, plan_mixture
+from lmstack.data.mixture_plan import MixturePhase, MixturePlan, plan_mixture
+from lmstack.data.shares import cap_shares
 
 SOURCES = {"web": 64_000, "books": 4_000, "code": 16_000}
 SEQUENCE = 4
@@ -141,7 +142,7 @@ def test_capping_is_water_filling(weights: list[float], limits: list[float], num
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"weights": {"web": 1.0}}, r"data.weights names \['web'\], the corpus has .* Give every source a weight"),
+        ({"weights": {"web": 1.0}}, r"data.weights names \['web'\], there are .* Give every source a weight"),
         ({"weights": of(1, 1, 1) | {"mail": 1.0}}, r"data.weights names .*'mail'"),
         ({"weights": of(0, 0, 0)}, "must not be negative, infinite or all 0"),
         ({"temperature": 0.0}, "data.temperature=0.0: must be above 0"),

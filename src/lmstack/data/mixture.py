@@ -8,8 +8,9 @@ import numpy as np
 from jaxtyping import Int64
 
 from lmstack.data.permutation import key_of, mix, permute
+from lmstack.data.shares import SMALLEST_SHARE
 
-WEIGHT_UNIT = 2**16
+WEIGHT_UNIT = round(1 / SMALLEST_SHARE)
 """Weights are rounded to multiples of 1 / WEIGHT_UNIT, so that the order of sources repeats after so many rows."""
 
 

@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from lmstack.data.batch_size import BatchSizePlan
-from lmstack.data.mixture import WEIGHT_UNIT, Mixture, Phase
+from lmstack.data.mixture import Mixture, Phase
+from lmstack.data.shares import SMALLEST_SHARE, cap_shares, source_weights
 from lmstack.optim.durations import parse_duration
 
 
@@ -91,7 +92,7 @@ class MixturePlan:
                 tokens=round(taken[s] * length),
                 share=float(taken[s] / taken.sum()),
                 epochs=float(epochs[s]),
-                is_capped=bool(shares[s] < asked[s] / asked.sum() - 1 / WEIGHT_UNIT),
+                is_capped=bool(shares[s] < asked[s] / asked.sum() - SMALLEST_SHARE),
             )
             for s, name in enumerate(self.names)
         ]
@@ -109,9 +110,8 @@ def plan_mixture(
 ) -> MixturePlan:
     """The mixture that some options describe.
 
-    A phase takes from source s the share p(s) ∝ weight(s) · tokens(s)^(1/temperature) (arXiv:1907.05019 without
-    the weights). A source that reaches its cap gets what the cap leaves it, and the others share the rest in
-    proportion; earlier phases are served first.
+    A phase takes from source s the share p(s) ∝ weight(s) · tokens(s)^(1/temperature). A source that reaches its cap
+    gets what the cap leaves it, and the others share the rest in proportion; earlier phases are served first.
 
     Args:
         num_tokens: Tokens of each source.
@@ -132,40 +132,13 @@ def plan_mixture(
     if weights is None and temperature is None and max_epochs is None and not phases:
         return MixturePlan(names, Mixture(tokens, length, None, seed))
     first = MixturePhase(0, None if weights is None else dict(weights), temperature)
-    recipes = [("data", first), *((f"data.phases[{i}]", phase) for i, phase in enumerate(phases))]
-    asked = tuple(phase_weights(num_tokens, recipe, where) for where, recipe in recipes)
+    recipes = [("data.", first), *((f"data.phases[{i}].", phase) for i, phase in enumerate(phases))]
+    asked = tuple(source_weights(num_tokens, r.weights, r.temperature, where) for where, r in recipes)
     starts = [first_row(recipe.start, sizes, where) for where, recipe in recipes]
     shares = asked if max_epochs is None else _capped(num_tokens, asked, starts, sizes, max_epochs)
     first_weights, *later = shares
     later_phases = tuple(Phase(start, share) for start, share in zip(starts[1:], later, strict=True))
     return MixturePlan(names, Mixture(tokens, length, first_weights, seed, later_phases), asked)
-
-
-def phase_weights(num_tokens: Mapping[str, int], recipe: MixturePhase, where: str) -> tuple[float, ...]:
-    """Share of each source in any unit, from its weight and its size.
-
-    Args:
-        num_tokens: Tokens of each source.
-        recipe: Weights and temperature.
-        where: Name of the option, for messages.
-
-    Raises:
-        ValueError: A source is unknown or has no weight, or a number is out of range.
-    """
-    weights = dict.fromkeys(num_tokens, 1.0) if recipe.weights is None else recipe.weights
-    if set(weights) != set(num_tokens):
-        raise ValueError(
-            f"{where}.weights names {sorted(weights)}, the corpus has {sorted(num_tokens)}. "
-            "Give every source a weight; 0 leaves one out."
-        )
-    if min(weights.values()) < 0 or not 0 < sum(weights.values()) < float("inf"):
-        raise ValueError(f"{where}.weights={weights}: must not be negative, infinite or all 0.")
-    temperature = 1.0 if recipe.weights is None and recipe.temperature is None else recipe.temperature
-    if temperature is not None and not temperature > 0:
-        raise ValueError(f"{where}.temperature={temperature}: must be above 0. 1 is by size, larger is more even.")
-    largest = max(num_tokens.values())
-    by_size = {n: 1.0 if temperature is None else (n / largest) ** (1 / temperature) for n in num_tokens.values()}
-    return tuple(float(weights[name]) * by_size[count] for name, count in num_tokens.items())
 
 
 def first_row(start: int | str, sizes: BatchSizePlan, where: str) -> int:
@@ -174,7 +147,7 @@ def first_row(start: int | str, sizes: BatchSizePlan, where: str) -> int:
     Args:
         start: As `MixturePhase.start`.
         sizes: Rows of the run and of its steps.
-        where: Name of the option, for messages.
+        where: What the options begin with, for messages.
 
     Raises:
         ValueError: It is a share of a run without end, or is not before the end.
@@ -188,11 +161,11 @@ def first_row(start: int | str, sizes: BatchSizePlan, where: str) -> int:
         row = round(duration.value * sizes.max_tokens / sizes.sequence_length)
     else:
         raise ValueError(
-            f"{where}.start={start} is a share of a run without max_tokens. Set data.max_tokens (and "
+            f"{where}start={start} is a share of a run without max_tokens. Set data.max_tokens (and "
             "trainer.max_steps=null), or give tokens or steps."
         )
     if sizes.num_rows is not None and row >= sizes.num_rows:
-        raise ValueError(f"{where}.start={start} is not before the end of the run, {sizes.max_tokens:,} tokens.")
+        raise ValueError(f"{where}start={start} is not before the end of the run, {sizes.max_tokens:,} tokens.")
     return row
 
 
@@ -221,39 +194,3 @@ def _capped(
         shares.append(cap_shares(asked[number - 1], left, num_rows, f"phase {number}", sizes.sequence_length))
         left = [limit - share * num_rows for limit, share in zip(left, shares[-1], strict=True)]
     return tuple(shares)
-
-
-def cap_shares(
-    shares: Sequence[float], limits: Sequence[float], num_rows: int, where: str, sequence_length: int = 1
-) -> tuple[float, ...]:
-    """Shares in which no source gives more rows than its limit; the others take over in proportion to their shares.
-
-    Args:
-        shares: What is asked for, in any unit.
-        limits: Rows that each source can give.
-        num_rows: Rows that are needed.
-        where: What needs them, for messages.
-        sequence_length: Tokens of a row, for messages.
-
-    Returns:
-        Shares that add up to 1.
-
-    Raises:
-        ValueError: The limits of all sources with a share are together below `num_rows`.
-    """
-    room = sum(limit for share, limit in zip(shares, limits, strict=True) if share > 0)
-    if room < num_rows - 0.5:
-        raise ValueError(
-            f"data.max_epochs leaves {round(room * sequence_length):,} tokens for {where}, which takes "
-            f"{num_rows * sequence_length:,}. Raise max_epochs, shorten the run, or add text."
-        )
-    fixed: dict[int, float] = {}
-    while True:
-        free = {s: share for s, share in enumerate(shares) if share > 0 and s not in fixed}
-        scale = (1 - sum(fixed.values())) / (sum(free.values()) or 1)
-        over = {s: limits[s] / num_rows for s, share in free.items() if share * scale * num_rows > limits[s]}
-        if not over:
-            break
-        fixed |= {s: share if share >= 1 / WEIGHT_UNIT else 0.0 for s, share in over.items()}  # less cannot be mixed
-    found = fixed | {s: share * scale for s, share in free.items()}
-    return tuple(found.get(s, 0.0) for s in range(len(shares)))

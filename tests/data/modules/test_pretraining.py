@@ -119,7 +119,7 @@ def test_weights_name_every_source_and_change_the_shares(corpus: str) -> None:
     module = data(corpus, weights={"b": 3.0, "a": 1.0})
     rows = module.train_dataloader().rows.mixture
     assert rows.weights == (1.0, 3.0)  # in the order of the manifest
-    with pytest.raises(ValueError, match=r"data.weights names \['a'\], the corpus has \['a', 'b'\]"):
+    with pytest.raises(ValueError, match=r"data.weights names \['a'\], there are \['a', 'b'\]"):
         data(corpus, weights={"a": 1.0}).train_dataloader()
 
 
