@@ -8,6 +8,7 @@ import copy
 import importlib
 import json
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from lmstack.callbacks import Checkpointing, FolderCheckpointIO, TrainingDynamic
 from lmstack.data.rank import Rank
 from lmstack.models import TransformerConfig
 from lmstack.models.config import AttentionConfig, DenseConfig, DepthScaledInit, RotaryConfig
+from lmstack.models.transformer import deferred_weights
 from lmstack.optim.optimizers import AdamWConfig, MuonConfig
 from lmstack.optim.schedules import ConstantSchedule
 from tiny_run import StepData, batch_of, random_rows, tiny_stage, tiny_trainer
@@ -88,11 +90,16 @@ class SharedRows(StepData):
 
 
 class History(L.Callback):
-    """The loss and the gradient's norm of every step."""
+    """The weights before the first step, and the loss and the gradient's norm of every step."""
 
     def __init__(self) -> None:
+        self.initial: dict[str, torch.Tensor] = {}
         self.losses: list[float] = []
         self.norms: list[float] = []
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        whole_weights = getattr(trainer.strategy, "whole_weights", pl_module.state_dict)
+        self.initial = copy.deepcopy(whole_weights() or {})
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         self.losses.append(float(trainer.callback_metrics["train/loss"]))
@@ -170,12 +177,13 @@ def run(spec: dict[str, Any], world_size: int) -> None:
     folder = Path(spec["folder"])
     L.seed_everything(spec.get("seed", 1), verbose=False)
     shape = SHAPES[spec.get("shape", "llama")] | spec.get("shape_changes", {})
-    stage = tiny_stage(
-        config=config(**shape),
-        optimizer=OPTIMIZERS[spec.get("optimizer", "adamw")],
-        schedule=ConstantSchedule(warmup=2),
-        **spec.get("stage", {}),
-    )
+    with deferred_weights() if spec.get("deferred") else nullcontext():
+        stage = tiny_stage(
+            config=config(**shape),
+            optimizer=OPTIMIZERS[spec.get("optimizer", "adamw")],
+            schedule=ConstantSchedule(warmup=2),
+            **spec.get("stage", {}),
+        )
     history = History()
     measured = Measured()
     saving = {"every_n_steps": spec.get("save_every"), "keep_last": 99, "sharded": spec.get("sharded", False)}
@@ -201,7 +209,7 @@ def run(spec: dict[str, Any], world_size: int) -> None:
     if trainer.is_global_zero:
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
         found = {"losses": history.losses, "norms": history.norms, "val": metrics, "dynamics": measured.values}
-        torch.save(found, folder / "result.pt")
+        torch.save(found | {"initial": history.initial}, folder / "result.pt")
 
 
 def main() -> None:

@@ -123,13 +123,10 @@ class FolderCheckpointIO(CheckpointIO):
         Args:
             path: The checkpoint folder.
             map_location: Where tensors go; the CPU by default.
-            weights_only: Always so; nothing is unpickled as code.
+            weights_only: Ignored: nothing else is ever unpickled.
         """
         folder = Path(path)
-        read_manifest(folder)
-        state: dict[str, Any] = torch.load(
-            folder / TRAINING_STATE, map_location=map_location or "cpu", weights_only=True
-        )
+        state = self.load_without_shards(folder, map_location)
         if (folder / SHARDS).is_dir():
             return with_tensors(state, folder / SHARDS)
         rest: dict[str, Tensor] = state.pop("state_dict_rest")
@@ -138,6 +135,19 @@ class FolderCheckpointIO(CheckpointIO):
         state["state_dict"] = {_TRANSFORMER + name: tensor for name, tensor in weights.items()} | rest
         if (folder / AVERAGE_WEIGHTS).exists():
             state["weight_average"] = load_file(folder / AVERAGE_WEIGHTS)
+        return state
+
+    def load_without_shards(self, path: str | Path, map_location: Any = None) -> dict[str, Any]:
+        """The training state alone, after checking every hash; what is in shards is read elsewhere.
+
+        Args:
+            path: The checkpoint folder.
+            map_location: Where tensors go; the CPU by default.
+        """
+        read_manifest(Path(path))
+        state: dict[str, Any] = torch.load(
+            Path(path) / TRAINING_STATE, map_location=map_location or "cpu", weights_only=True
+        )
         return state
 
     def remove_checkpoint(self, path: str | Path) -> None:

@@ -5,7 +5,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -206,6 +206,16 @@ class RunCLI(LightningCLI):
 
     def _parse_ckpt_path(self) -> None:
         """Nothing: the checkpoint's hyper-parameters must not replace what was asked for."""
+
+    def instantiate_classes(self) -> None:
+        """Build everything. Weights that start at random and are cut over a mesh are drawn when they are cut."""
+        from lmstack.models.transformer import deferred_weights
+
+        values = self.composition.values
+        strategy = values["trainer"].get("strategy")
+        is_cut = isinstance(strategy, dict) and str(strategy.get("class_path")).endswith(".MeshStrategy")
+        with deferred_weights() if is_cut and not values["model"].get("init_from") else nullcontext():
+            super().instantiate_classes()
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """The trainer, with what every run needs.

@@ -47,8 +47,25 @@ def read_shards_into(folder: Path, tensors: Mapping[str, Tensor]) -> None:
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
     from torch.distributed.checkpoint.state_dict_loader import load
 
+    if not tensors:
+        return
     target: dict[str, Any] = dict(tensors)
     load(target, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=True)
+
+
+def names_in(folder: Path, prefix: str) -> dict[str, list[str]]:
+    """The last words of the stored names, by what is before them.
+
+    Args:
+        folder: Of the shards.
+        prefix: Of the names that are looked for; taken off.
+    """
+    found: dict[str, list[str]] = {}
+    for path in _stored(folder):
+        if path.startswith(prefix):
+            name, _, last = path.removeprefix(prefix).rpartition(".")
+            found.setdefault(name, []).append(last)
+    return found
 
 
 def read_whole(folder: Path, prefix: str = "") -> dict[str, Tensor]:
@@ -58,13 +75,16 @@ def read_whole(folder: Path, prefix: str = "") -> dict[str, Tensor]:
         folder: Of the shards.
         prefix: Taken off the names.
     """
-    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
-
-    found: Any = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
     whole = {
         name: torch.empty(entry.size, dtype=entry.properties.dtype)
-        for name, entry in found.items()
+        for name, entry in _stored(folder).items()
         if name.startswith(prefix)
     }
     read_shards_into(folder, whole)
     return {name.removeprefix(prefix): tensor for name, tensor in whole.items()}
+
+
+def _stored(folder: Path) -> dict[str, Any]:
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+
+    return dict(HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata)

@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import replace
 from typing import Literal
 
@@ -28,6 +30,18 @@ from lmstack.nn.kv_cache import KVCache
 from lmstack.nn.masks import AttentionPattern, build_cached_pattern, build_pattern
 from lmstack.nn.norms import RMSNorm
 from lmstack.nn.positions import Rotation, positions_in_documents
+
+_is_deferred: ContextVar[bool] = ContextVar("_is_deferred", default=False)
+
+
+@contextmanager
+def deferred_weights() -> Iterator[None]:
+    """Transformers built here have no weights yet, and know the random numbers that these would be drawn from."""
+    token = _is_deferred.set(True)
+    try:
+        yield
+    finally:
+        _is_deferred.reset(token)
 
 
 class Block(nn.Module):
@@ -122,6 +136,9 @@ class Transformer(nn.Module):
     activation_checkpointing: ActivationCheckpointing | None = None
     """What is computed again in the backward pass, as `checkpoint_activations` was told."""
 
+    random_state: Tensor | None
+    """Of torch's generator when a transformer was built on the meta device; `initial_weights` draws from there."""
+
     attention_kernel: Literal["auto", "sdpa", "flex"] = "auto"
     """Kernel for what needs a mask; `auto` is flex attention on CUDA and SDPA elsewhere."""
 
@@ -134,7 +151,8 @@ class Transformer(nn.Module):
         # Parts would draw weights of their own: that takes time, and random numbers that a build on meta does not.
         with torch.device("meta"):
             self._build(config)
-        device = torch.get_default_device()
+        device = torch.device("meta") if _is_deferred.get() else torch.get_default_device()
+        self.random_state = torch.get_rng_state() if device.type == "meta" else None
         # Not `to_empty`: its `empty_like` of a meta tensor imports sympy, half a second of every start.
         self._apply(  # type: ignore[no-untyped-call]
             lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
@@ -195,7 +213,7 @@ class Transformer(nn.Module):
             generator: Source of randomness; None for torch's own.
         """
         std_of = initial_std(self.config)
-        for role, matrix in self._matrices():
+        for role, matrix in self.matrices():
             fill_normal(matrix, std_of(role, matrix), generator)
         for module in self.modules():
             if isinstance(module, RMSNorm | nn.LayerNorm):
@@ -283,7 +301,8 @@ class Transformer(nn.Module):
             logits = self.config.logit_softcap * torch.tanh(logits / self.config.logit_softcap)
         return logits
 
-    def _matrices(self) -> Iterator[tuple[Role, Tensor]]:
+    def matrices(self) -> Iterator[tuple[Role, Tensor]]:
+        """What is drawn, in the order of the draws, with what it does."""
         yield "embedding", self.embedding.weight
         if self.config.positions.kind == "learned":
             yield "embedding", self.position_embedding.weight

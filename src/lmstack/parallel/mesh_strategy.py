@@ -1,6 +1,7 @@
 """Sharded, tensor and pipeline parallelism in any combination, on one mesh of devices."""
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -16,14 +17,18 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.optim import Optimizer
 
 from lmstack.models import Transformer
+from lmstack.models.initial_weights import initial_weights
+from lmstack.models.shard_files import AVERAGE, SHARDS, read_whole
 from lmstack.optim.gradient_clipping import GradientsElsewhere
-from lmstack.parallel.gathering import copy_from_first, gathered
+from lmstack.parallel.filling import fill, fill_from_shards, state_from_shards
+from lmstack.parallel.gathering import copy_from_first
 from lmstack.parallel.layout import DIMENSIONS, Layout, Size, layout_of
-from lmstack.parallel.optimizer_state import fitted, merged
+from lmstack.parallel.optimizer_state import fitted
 from lmstack.parallel.pipeline import Pipeline, ScheduleName
 from lmstack.parallel.sharded_state import without_tensors
 from lmstack.parallel.sharding import put_back, shard
 from lmstack.parallel.tensor_parallel import split_layers
+from lmstack.parallel.whole_checkpoint import WholeModel
 
 
 class MeshStrategy(ModelParallelStrategy):
@@ -31,7 +36,8 @@ class MeshStrategy(ModelParallelStrategy):
 
     `shards` alone is FSDP2 (ZeRO-3), with `replicas` it is hybrid sharding; `tensor` splits every layer; `pipeline`
     gives each process some of the layers. Checkpoints hold the whole model, in the format of one process, and load
-    under any other strategy and number of processes; each process reads the whole checkpoint before it is sharded.
+    under any other strategy and number of processes.
+    A transformer without weights (`deferred_weights`) gets its values when it is cut, each process its part of them.
 
     Args:
         shards: Parts of the weights, each gathered when needed. `auto`, for one of the four sizes, takes what is left.
@@ -77,8 +83,9 @@ class MeshStrategy(ModelParallelStrategy):
         self.stages_per_process = stages_per_process
         self.layout = Layout()
         self._pipeline: Pipeline | None = None
-        self._parameter_names: list[str] = []
-        self._state_names: list[str] = []
+        self._whole_model: WholeModel | None = None
+        self._loaded: Mapping[str, Tensor] | None = None
+        self._shards: Path | None = None
         self._prepared: L.LightningModule | None = None
 
     # ---- processes ------------------------------------------------------------------------------------------------
@@ -179,10 +186,11 @@ class MeshStrategy(ModelParallelStrategy):
         assert module is not None
         mesh, layout = self.device_mesh, self.layout
         self.model = self.precision_plugin.convert_module(module)
-        copy_from_first([p.data for p in module.parameters()], self.root_device)
-        self._parameter_names = [name for name, _ in module.named_parameters()]
-        self._state_names = list(module.state_dict())
         (transformer,) = (part for part in module.modules() if isinstance(part, Transformer))
+        is_empty = transformer.embedding.weight.is_meta
+        if not is_empty:
+            copy_from_first([p.data for p in module.parameters()], self.root_device)
+        self._whole_model = WholeModel([name for name, _ in module.named_parameters()], list(module.state_dict()))
         if layout.tensor > 1:
             split_layers(transformer, mesh["tensor"], sequence_parallel=self.sequence_parallel)
         if layout.pipeline > 1:
@@ -198,6 +206,24 @@ class MeshStrategy(ModelParallelStrategy):
             roots: Sequence[torch.nn.Module] = [transformer] if self._pipeline is None else self._pipeline.chunks
             for root in roots:
                 shard(root, mesh["shards"] if layout.replicas == 1 else mesh["replicas", "shards"])
+        if is_empty:
+            transformer.to_empty(device=self.root_device)
+        if is_empty or self._loaded is not None:
+            self._fill(transformer)
+
+    def _fill(self, transformer: Transformer) -> None:
+        """Give a model that is cut already its values, of a checkpoint or of the start."""
+        module = self.lightning_module
+        assert module is not None
+        if self._shards is not None:
+            fill_from_shards(module, self._shards)
+        elif self._loaded is not None:
+            fill(module, self._loaded.items())
+        else:
+            state = self.broadcast(transformer.random_state)
+            assert state is not None
+            fill(transformer, initial_weights(transformer.config, state))
+        self._loaded = None
 
     # ---- steps ----------------------------------------------------------------------------------------------------
 
@@ -302,23 +328,38 @@ class MeshStrategy(ModelParallelStrategy):
         """
         return Strategy.optimizer_state(self, optimizer)
 
-    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
-        """Load the whole model, before it is cut.
-
-        Args:
-            checkpoint: As it was saved.
-            strict: As in `load_state_dict`.
-        """
-        Strategy.load_model_state_dict(self, checkpoint, strict)
-
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        """Read the whole checkpoint, in every process.
+        """Read the checkpoint, in every process; what is in shards later, and then only this process's part.
 
         Args:
             checkpoint_path: The folder.
             weights_only: As Lightning means it.
         """
-        return Strategy.load_checkpoint(self, checkpoint_path, weights_only)
+        shards = Path(checkpoint_path) / SHARDS
+        self._shards = shards if shards.is_dir() else None
+        if self._shards is None:
+            return Strategy.load_checkpoint(self, checkpoint_path, weights_only)
+        checkpoint: dict[str, Any] = self.checkpoint_io.load_without_shards(checkpoint_path)  # type: ignore[attr-defined]
+        average = read_whole(shards, AVERAGE)
+        return checkpoint | ({"weight_average": average} if average else {})
+
+    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+        """Load the model: whole before it is cut, or this process's part of it after.
+
+        Args:
+            checkpoint: As it was saved.
+            strict: As in `load_state_dict`.
+        """
+        module = self.lightning_module
+        assert module is not None
+        is_cut = self._prepared is module
+        if not is_cut and self._shards is None and not any(p.is_meta for p in module.parameters()):
+            Strategy.load_model_state_dict(self, checkpoint, strict)
+            return
+        self._loaded = checkpoint["state_dict"]
+        if is_cut:
+            (transformer,) = (part for part in module.modules() if isinstance(part, Transformer))
+            self._fill(transformer)
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         """Take this process's part.
@@ -327,7 +368,10 @@ class MeshStrategy(ModelParallelStrategy):
             checkpoint: As it was saved.
         """
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
-            optimizer.load_state_dict(fitted(state, optimizer))
+            part = (
+                fitted(state, optimizer) if self._shards is None else state_from_shards(state, optimizer, self._shards)
+            )
+            optimizer.load_state_dict(part)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
         """Gather everything in the first process, which writes it in the format of one process; or write shards.
@@ -347,31 +391,9 @@ class MeshStrategy(ModelParallelStrategy):
 
     def whole_weights(self) -> dict[str, Tensor] | None:
         """The weights of the whole module, in the first process; None in the others. Every process must call it."""
-        state = self._whole({"state_dict": self.lightning_module_state_dict()})["state_dict"]
+        state: dict[str, Tensor] = self._whole({"state_dict": self.lightning_module_state_dict()})["state_dict"]
         return state if self.is_global_zero else None
 
     def _whole(self, checkpoint: dict[str, Any]) -> dict[str, Any]:
-        place = self.layout.coordinates(self.global_rank)
-        is_first_of_stage = place.replicas == place.shards == place.tensor == 0
-        part: dict[str, Any] = gathered(checkpoint, keep=is_first_of_stage)
-        if not is_first_of_stage:
-            return part
-        names = ("state_dict", "optimizer_states", "weight_average")
-        own = {name: part[name] for name in names if name in part}
-        parts = [own]
-        if self.layout.pipeline > 1:
-            parts = [{} for _ in range(self.layout.pipeline)]
-            destination = parts if self.is_global_zero else None
-            dist.gather_object(own, destination, group=self.device_mesh["pipeline"].get_group(), group_dst=0)
-        return part | self._joined(parts) if self.is_global_zero else part
-
-    def _joined(self, parts: list[dict[str, Any]]) -> dict[str, Any]:
-        joined: dict[str, Any] = {}
-        for name in parts[0]:
-            if name == "optimizer_states":
-                each = zip(*(part[name] for part in parts), strict=True)
-                joined[name] = [merged(states, self._parameter_names) for states in each]
-            else:
-                held = {key: value for part in reversed(parts) for key, value in part[name].items()}
-                joined[name] = {key: held[key] for key in self._state_names if key in held}
-        return joined
+        assert self._whole_model is not None
+        return self._whole_model.checkpoint(checkpoint, self.device_mesh, self.layout)

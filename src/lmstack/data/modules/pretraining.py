@@ -130,7 +130,9 @@ class PretrainingData(LightningDataModule):
             weights=self.weights,
             temperature=self.temperature,
             max_epochs=self.max_epochs,
-            phases=sorted([*self.phases, *self._added], key=lambda phase: first_row(phase.start, self.plan, "data.phases.")),
+            phases=sorted(
+                [*self.phases, *self._added], key=lambda phase: first_row(phase.start, self.plan, "data.phases.")
+            ),
         )
 
     def add_phase(self, place: int, weights: dict[str, float]) -> None:
