@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 
 from lmstack.models import Transformer
 from lmstack.optim.gradient_clipping import GradientsElsewhere
+from lmstack.parallel.float8 import Float8
 from lmstack.parallel.gathering import copy_from_first, gathered
 from lmstack.parallel.layout import DIMENSIONS, Layout, Size, layout_of
 from lmstack.parallel.optimizer_state import fitted, merged
@@ -172,6 +173,8 @@ class MeshStrategy(ModelParallelStrategy):
         precision = str(module.trainer.precision)
         if precision not in ("32-true", "64-true", "bf16-mixed", "bf16-true"):
             raise ValueError(f"trainer.precision={precision} with this strategy: use 32-true, bf16-mixed or bf16-true.")
+        if isinstance(self.precision_plugin, Float8) and (self.layout.tensor > 1 or self.layout.pipeline > 1):
+            raise ValueError("precision=fp8 with tensor or pipeline above 1 is not supported. Use strategy=fsdp2.")
 
     def _cut(self) -> None:
         module = self.lightning_module
