@@ -1,4 +1,4 @@
-"""Train tokenizers of several sizes and kinds on English, Chinese and code, and compare them on held-out text.
+"""Train tokenizers of several sizes and word cuts on English, Chinese and code, and compare them on held-out text.
 
 python experiments/005_tokenizers/run.py <folder with the texts> <folder for the tokenizers>
 """
@@ -44,9 +44,8 @@ def main(data: Path, output: Path) -> None:
     train(output=str(output / "single_digits"), vocab_size=16384, split=WordSplit(max_digits=1), **options)
     single = WordSplit(chinese="characters")
     train(output=str(output / "single_chinese"), vocab_size=16384, split=single, **options)
-    train(output=str(output / "unigram"), vocab_size=16384, kind="unigram", **options)
     names = {f"bpe {size}": str(output / "bpe" / str(size)) for size in SIZES}
-    kinds = ("english_only", "single_digits", "single_chinese", "unigram")
+    kinds = ("english_only", "single_digits", "single_chinese")
     names |= {f"{kind} 16384": str(output / kind) for kind in kinds}
     compare(tokenizers=names, sources=texts, output=str(output / "comparison.json"), **SHARED)
     write_results(json.loads((output / "comparison.json").read_text()))

@@ -86,7 +86,7 @@ def test_a_rollback_takes_it_back_and_makes_it_again(tmp_path: Path, corpus: str
 @pytest.mark.parametrize(
     ("changes", "options", "said"),
     [
-        ({"data.weights.a": "1"}, {}, "data.phases[0].weights names ['a'], the corpus has ['a', 'b']"),
+        ({"data.weights.a": "1"}, {}, "data.phases[0].weights names ['a'], there are ['a', 'b']"),
         ({"data.weights.a": "1", "data.weights.b": "-1"}, {}, "must not be negative"),
         ({"data.weights.a": "1", "data.weights.b": "x"}, {}, "data.weights.b=x: expected a number"),
         (CHANGE[4], {"weights": None}, "data.weights is null"),
