@@ -26,6 +26,13 @@ def assert_same_start(got: Path, wanted: Path) -> None:
     assert all(torch.equal(own[name], tensor) for name, tensor in reference.items())
 
 
+def test_the_norm_is_that_of_all_stages_also_where_the_last_has_no_embedding(tmp_path: Path) -> None:
+    untied = {"shape": "untied"} | COMMON
+    runs(tmp_path, 1, {"single": {"strategy": "single"} | untied})
+    runs(tmp_path, 2, {"pipeline": {"strategy": "pipeline"} | untied})
+    assert_alike(result(tmp_path / "pipeline"), result(tmp_path / "single"), tolerance=1e-5)
+
+
 def test_cut_models_start_bit_for_bit_where_one_process_does(tmp_path: Path) -> None:
     specs = {name: {"strategy": name} | DEFERRED for name in ("fsdp2", "tp", "pipeline")}
     runs(tmp_path, 1, {"single": {"strategy": "single"} | COMMON})
@@ -71,8 +78,8 @@ def test_no_process_ever_has_room_for_the_whole_model(tmp_path: Path) -> None:
     outputs = [process.communicate(timeout=600)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
     report = json.loads(outputs[0].splitlines()[-1])
-    assert report["whole"] > report["model"]
-    assert report["deferred"] < 0.8 * report["model"]  # a half, and one matrix on its way
+    assert report["whole"] > 0.9 * report["model"]
+    assert report["deferred"] < 0.8 * report["model"]  # 0.62 here: a half, and one matrix on its way
 
 
 def test_weights_of_another_model_are_refused_by_name() -> None:

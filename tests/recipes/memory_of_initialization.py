@@ -12,6 +12,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import lightning as L
 import torch
 import torch.distributed as dist
 
@@ -40,15 +41,25 @@ def status(name: str) -> int:
     return 1024 * int(found[1])
 
 
+class Largest(L.Callback):
+    """The largest size of this process so far, before the first forward."""
+
+    size = 0
+
+    def on_validation_start(self, *_: Any) -> None:
+        self.size = status("VmHWM")
+
+
 def growth(folder: Path, config: TransformerConfig, *, is_deferred: bool) -> int:
     """Bytes by which this process grows at most while the model is built and cut."""
-    trainer = tiny_trainer(folder, [], devices=2, strategy=MeshStrategy(shards="auto"))
+    largest = Largest()
+    trainer = tiny_trainer(folder, [largest], devices=2, strategy=MeshStrategy(shards="auto"))
     Path("/proc/self/clear_refs").write_text("5")  # forget the largest size so far
     before = status("VmRSS")
     with deferred_weights() if is_deferred else nullcontext():
         stage = tiny_stage(config=config)
     trainer.validate(stage, StepData([], [BATCH]), verbose=False)
-    return status("VmHWM") - before
+    return largest.size - before
 
 
 def main() -> None:

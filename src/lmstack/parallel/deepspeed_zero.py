@@ -188,8 +188,6 @@ class DeepSpeedZeRO(DDPStrategy):
 
         Args:
             closure_loss: The loss.
-            *_: Ignored.
-            **__: Ignored.
         """
         return closure_loss
 
@@ -215,8 +213,6 @@ class DeepSpeedZeRO(DDPStrategy):
         Args:
             optimizer: The one inside of DeepSpeed's.
             closure: Computes the gradients.
-            *_: Ignored.
-            **__: None are known.
         """
         assert self.lightning_module is not None
         output = self.precision_plugin._wrap_closure(self.lightning_module, optimizer, closure)
@@ -245,11 +241,7 @@ class DeepSpeedZeRO(DDPStrategy):
         return weights if self.is_global_zero else None
 
     def optimizer_state(self, _: Optimizer) -> dict[str, Any]:
-        """The whole state, in the first process. Every process must call it.
-
-        Args:
-            _: The one inside of DeepSpeed's.
-        """
+        """The whole state, in the first process. Every process must call it."""
         return self.engine.state.optimizer_state(keep=self.is_global_zero)
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:

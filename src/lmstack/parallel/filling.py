@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lmstack.models.shard_files import MODULE, OPTIMIZER, names_in, read_shards_into
+from lmstack.models.shard_files import AVERAGE, MODULE, OPTIMIZER, SHARDS, names_in, read_shards_into, read_whole
 from lmstack.parallel.gathering import sharded_like
 from lmstack.parallel.optimizer_state import OptimizerState, fitted
 
@@ -35,24 +35,48 @@ def fill(module: nn.Module, values: Iterable[tuple[str, Tensor]]) -> None:
         raise ValueError(f"{min(missing)!r} is missing ({len(missing)} in all): the weights are of another model.")
 
 
-def fill_from_shards(module: nn.Module, folder: Path) -> None:
-    """Read this process's part of every weight.
+class Stored:
+    """A checkpoint that is about to be loaded into a model that is cut: whole tensors, or the folder of their shards.
 
     Args:
-        module: Changed in place.
-        folder: Of the shards.
+        io: Reads checkpoints.
+        path: Of the checkpoint.
+        weights_only: As Lightning means it.
     """
-    read_shards_into(folder, {MODULE + name: tensor for name, tensor in module.state_dict().items()})
+
+    def __init__(self, io: Any, path: str | Path, weights_only: bool | None = None) -> None:
+        folder = Path(path) / SHARDS
+        self.shards = folder if folder.is_dir() else None
+        self.checkpoint: dict[str, Any]
+        if self.shards is None:
+            self.checkpoint = io.load_checkpoint(path, weights_only=weights_only)
+            return
+        self.checkpoint = io.load_without_shards(path)
+        if average := read_whole(folder, AVERAGE):
+            self.checkpoint["weight_average"] = average
+
+    def fill(self, module: nn.Module) -> None:
+        """Give a module this process's part of every weight.
+
+        Args:
+            module: Changed in place.
+        """
+        if self.shards is None:
+            fill(module, self.checkpoint["state_dict"].items())
+            return
+        read_shards_into(self.shards, {MODULE + name: tensor for name, tensor in module.state_dict().items()})
+
+    def optimizer_state(self, whole: OptimizerState, optimizer: Optimizer) -> OptimizerState:
+        """This process's part of an optimizer's state.
+
+        Args:
+            whole: Of the checkpoint.
+            optimizer: Over some of the parameters, sharded or not.
+        """
+        return fitted(whole, optimizer) if self.shards is None else _from_shards(whole, optimizer, self.shards)
 
 
-def state_from_shards(small: OptimizerState, optimizer: Optimizer, folder: Path) -> OptimizerState:
-    """This process's part of an optimizer's state.
-
-    Args:
-        small: Groups, and what is not a tensor of a parameter's shape.
-        optimizer: Over some of the parameters, sharded or not.
-        folder: Of the shards.
-    """
+def _from_shards(small: OptimizerState, optimizer: Optimizer, folder: Path) -> OptimizerState:
     part = fitted(small, optimizer)
     stored = names_in(folder, OPTIMIZER)
     wanted: dict[str, Tensor] = {}

@@ -1,7 +1,6 @@
 """Sharded, tensor and pipeline parallelism in any combination, on one mesh of devices."""
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -18,13 +17,11 @@ from torch.optim import Optimizer
 
 from lmstack.models import Transformer
 from lmstack.models.initial_weights import initial_weights
-from lmstack.models.shard_files import AVERAGE, SHARDS, read_whole
 from lmstack.optim.gradient_clipping import GradientsElsewhere
-from lmstack.parallel.filling import fill, fill_from_shards, state_from_shards
+from lmstack.parallel.filling import Stored, fill
 from lmstack.parallel.float8 import Float8
 from lmstack.parallel.gathering import copy_from_first
 from lmstack.parallel.layout import DIMENSIONS, Layout, Size, layout_of
-from lmstack.parallel.optimizer_state import fitted
 from lmstack.parallel.pipeline import Pipeline, ScheduleName
 from lmstack.parallel.sharded_state import without_tensors
 from lmstack.parallel.sharding import put_back, shard
@@ -85,8 +82,7 @@ class MeshStrategy(ModelParallelStrategy):
         self.layout = Layout()
         self._pipeline: Pipeline | None = None
         self._whole_model: WholeModel | None = None
-        self._loaded: Mapping[str, Tensor] | None = None
-        self._shards: Path | None = None
+        self._stored: Stored | None = None
         self._prepared: L.LightningModule | None = None
 
     # ---- processes ------------------------------------------------------------------------------------------------
@@ -159,6 +155,8 @@ class MeshStrategy(ModelParallelStrategy):
         self.barrier()
         if trainer.state.fn == TrainerFn.FITTING:
             self.setup_optimizers(trainer)
+        else:
+            self._stored = None
         self.setup_precision_plugin()
         if trainer.state.fn == TrainerFn.FITTING:
             _optimizers_to_device(self.optimizers, self.root_device)
@@ -211,22 +209,18 @@ class MeshStrategy(ModelParallelStrategy):
                 shard(root, mesh["shards"] if layout.replicas == 1 else mesh["replicas", "shards"])
         if is_empty:
             transformer.to_empty(device=self.root_device)
-        if is_empty or self._loaded is not None:
+        if is_empty or (self._stored is not None and self._stored.shards is not None):
             self._fill(transformer)
 
     def _fill(self, transformer: Transformer) -> None:
-        """Give a model that is cut already its values, of a checkpoint or of the start."""
-        module = self.lightning_module
-        assert module is not None
-        if self._shards is not None:
-            fill_from_shards(module, self._shards)
-        elif self._loaded is not None:
-            fill(module, self._loaded.items())
-        else:
-            state = self.broadcast(transformer.random_state)
-            assert state is not None
-            fill(transformer, initial_weights(transformer.config, state))
-        self._loaded = None
+        """Give a model that is cut its values, of a checkpoint or of the start."""
+        assert self.lightning_module is not None
+        if self._stored is not None:
+            self._stored.fill(self.lightning_module)
+            return
+        random_state = self.broadcast(transformer.random_state)
+        assert random_state is not None
+        fill(transformer, initial_weights(transformer.config, random_state))
 
     # ---- steps ----------------------------------------------------------------------------------------------------
 
@@ -338,16 +332,11 @@ class MeshStrategy(ModelParallelStrategy):
             checkpoint_path: The folder.
             weights_only: As Lightning means it.
         """
-        shards = Path(checkpoint_path) / SHARDS
-        self._shards = shards if shards.is_dir() else None
-        if self._shards is None:
-            return Strategy.load_checkpoint(self, checkpoint_path, weights_only)
-        checkpoint: dict[str, Any] = self.checkpoint_io.load_without_shards(checkpoint_path)  # type: ignore[attr-defined]
-        average = read_whole(shards, AVERAGE)
-        return checkpoint | ({"weight_average": average} if average else {})
+        self._stored = Stored(self.checkpoint_io, checkpoint_path, weights_only)
+        return self._stored.checkpoint
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
-        """Load the model: whole before it is cut, or this process's part of it after.
+        """Load the whole model now, or this process's part as soon as it is cut.
 
         Args:
             checkpoint: As it was saved.
@@ -355,14 +344,11 @@ class MeshStrategy(ModelParallelStrategy):
         """
         module = self.lightning_module
         assert module is not None
-        is_cut = self._prepared is module
-        if not is_cut and self._shards is None and not any(p.is_meta for p in module.parameters()):
+        assert self._stored is not None
+        if self._prepared is module:
+            self._stored.fill(module)
+        elif self._stored.shards is None and not any(p.is_meta for p in module.parameters()):
             Strategy.load_model_state_dict(self, checkpoint, strict)
-            return
-        self._loaded = checkpoint["state_dict"]
-        if is_cut:
-            (transformer,) = (part for part in module.modules() if isinstance(part, Transformer))
-            self._fill(transformer)
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         """Take this process's part.
@@ -370,11 +356,10 @@ class MeshStrategy(ModelParallelStrategy):
         Args:
             checkpoint: As it was saved.
         """
+        assert self._stored is not None
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
-            part = (
-                fitted(state, optimizer) if self._shards is None else state_from_shards(state, optimizer, self._shards)
-            )
-            optimizer.load_state_dict(part)
+            optimizer.load_state_dict(self._stored.optimizer_state(state, optimizer))
+        self._stored = None
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
         """Gather everything in the first process, which writes it in the format of one process; or write shards.

@@ -121,11 +121,9 @@ class Pipeline:
     @property
     def gradients_elsewhere(self) -> GradientsElsewhere:
         """The other processes' layers; a tied embedding is counted where the first layers are."""
-        matrix: Any = self.transformer.embedding.weight
         is_copy = self._tie is not None and self.holds_last
-        return GradientsElsewhere(
-            lambda squares: dist.all_reduce(squares, group=self.group), (matrix,) if is_copy else ()
-        )
+        copies: Any = (self.transformer.embedding.weight,) if is_copy else ()
+        return GradientsElsewhere(lambda squares: dist.all_reduce(squares, group=self.group), copies)
 
     def run_window(self, micro_batches: Sequence[TokenBatch], share: Callable[[Tensor], Tensor]) -> _Window:
         """All forwards and backwards of a step.
