@@ -20,6 +20,7 @@ FUNCTIONS: dict[str, str | dict[str, str]] = {
     "data": {
         **{name: f"lmstack.cli.data:{name}" for name in ("build", "verify", "baselines", "assistant")},
         "best_of_n": "lmstack.cli.best_of_n:best_of_n",
+        "prepare": "lmstack.cli.prepare:prepare",
     },
     "tokenizer": {
         "train": "lmstack.cli.tokenizer:train",
@@ -30,7 +31,7 @@ FUNCTIONS: dict[str, str | dict[str, str]] = {
     "pipeline": "lmstack.cli.pipeline:pipeline",
 }
 TOOLS = {
-    "data": "corpora and demonstrations: build | verify | baselines | assistant | best_of_n",
+    "data": "corpora and demonstrations: prepare | build | verify | baselines | assistant | best_of_n",
     "tokenizer": "train | compare | report | extend | resize",
     "generate": "text from a checkpoint",
     "pipeline": "stages one after the other, each from the one before, and a report",

@@ -5,18 +5,13 @@ import fcntl
 import hashlib
 import importlib.metadata
 import json
-import multiprocessing
 import os
 import shutil
-import signal
 import sys
-import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +33,7 @@ from lmstack.data.manifest import (
 from lmstack.data.shard_format import ChunkInfo, token_dtype, write_index, write_json
 from lmstack.prep.overlap import refuse_overlap
 from lmstack.prep.partition import WORK_FOLDER, Partition, Settings, build_partition, read_record
+from lmstack.prep.pool import available_cores, process_pool
 from lmstack.prep.readers import Piece, SourceConfig, list_pieces
 from lmstack.tokenization.tokenizer import Tokenizer
 
@@ -108,7 +104,7 @@ def build_corpus(
     if (finished := _finished(output, plan, loaded, overwrite)) is not None:
         return finished
     settings = Settings(output, Path(tokenizer), seed, chunk_bytes)
-    with _disk_full_explained(output), _locked(output):
+    with _disk_full_explained(output), locked(output):
         _prepare(output, plan)
         _run(settings, plan.partitions, num_workers)
         manifest = _finish(output, plan, loaded, seed, validation_fraction)
@@ -212,8 +208,15 @@ def _load_or_none(output: Path) -> Manifest | None:
 
 
 @contextmanager
-def _locked(output: Path) -> Iterator[None]:
-    """One build at a time in a folder; the lock goes with the process, however it ends."""
+def locked(output: Path) -> Iterator[None]:
+    """One build at a time in a folder; the lock goes with the process, however it ends.
+
+    Args:
+        output: The folder.
+
+    Raises:
+        ValueError: Another process is at work in it.
+    """
     work = output / WORK_FOLDER
     work.mkdir(parents=True, exist_ok=True)
     with open(work / _LOCK_FILE, "w") as stream:
@@ -247,51 +250,19 @@ def _prepare(output: Path, plan: _Plan) -> None:
 
 def _run(settings: Settings, partitions: Sequence[Partition], num_workers: int | None) -> None:
     todo = [partition for partition in partitions if read_record(settings.output, partition.index) is None]
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = min(available if num_workers is None else num_workers, len(todo))
-    with _progress(sum(p.size for p in partitions), sum(p.size for p in todo)) as advance:
-        if workers <= 1:
-            for partition in todo:
-                advance(build_partition(settings, partition))
-        else:
-            _run_pool(settings, todo, workers, advance)
-
-
-def _run_pool(settings: Settings, todo: Sequence[Partition], workers: int, advance: Any) -> None:
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker, (os.getpid(),))
-    try:
-        for future in as_completed([pool.submit(build_partition, settings, partition) for partition in todo]):
-            advance(future.result())
-    except ValueError as error:
-        raise ValueError(str(error)) from error  # without the traceback of the worker
-    except BrokenProcessPool:
-        raise ValueError(
-            "A worker process died, most likely for lack of memory. Run the same command again with fewer workers "
-            f"(num_workers={max(1, workers // 2)}); finished partitions are kept."
-        ) from None
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _start_worker(parent: int) -> None:
-    """A worker leaves with its parent, also when that was killed, and leaves Ctrl-C to it."""
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    workers = min(available_cores() if num_workers is None else num_workers, len(todo))
+    done = sum(p.size for p in partitions) - sum(p.size for p in todo)
+    with _progress(sum(p.size for p in partitions), done) as advance, process_pool(workers) as run:
+        for size in run(partial(build_partition, settings), todo):
+            advance(size)
 
 
 @contextmanager
-def _progress(total: int, remaining: int) -> Iterator[Any]:
+def _progress(total: int, completed: int) -> Iterator[Any]:
     columns = (TextColumn("tokenizing"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("", total=total, completed=total - remaining)
+        task = progress.add_task("", total=total, completed=completed)
         yield lambda size: progress.advance(task, size)
 
 

@@ -1,4 +1,4 @@
-"""Documents from files: text, JSONL, JSONL.gz and Parquet, in folders and globs."""
+"""Documents from files: text, JSONL (also as .gz and .zst) and Parquet, in folders and globs."""
 
 import codecs
 import glob
@@ -9,11 +9,12 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, cast
 
 from lmstack.prep import stdlib_corpus
+from lmstack.prep.parts import BLOCK_BYTES, parts, split
 
-Kind = Literal["text", "jsonl", "jsonl.gz", "parquet", "python"]
+Kind = Literal["text", "jsonl", "jsonl.gz", "jsonl.zst", "parquet", "python"]
 
 _KIND_OF_SUFFIX: dict[str, Kind] = {
     ".txt": "text",
@@ -25,12 +26,12 @@ _KIND_OF_SUFFIX: dict[str, Kind] = {
     ".ndjson": "jsonl",
     ".jsonl.gz": "jsonl.gz",
     ".json.gz": "jsonl.gz",
+    ".jsonl.zst": "jsonl.zst",
     ".parquet": "parquet",
 }
 
 
 _UNREADABLE_SUFFIXES = (".json", ".gz", ".bz2", ".xz", ".zst", ".zip", ".tar", ".arrow", ".bin")
-_BLOCK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,10 @@ class SourceConfig:
         paths: Files, folders (read with everything in them) and globs; `python:reference`, `python:docstrings` and
             `python:source` are the texts that this Python carries.
         separator: What stands between documents in text files; None makes each file one document.
-        text_field: The field of a JSONL record or the column of a Parquet file that holds the text.
-        key_field: Field or column whose equal values keep documents on one side of the split, such as a site or an
-            author; None splits document by document.
+        text_field: The field of a JSONL record or the column of a Parquet file that holds the text. Dots lead into
+            objects: `metadata.title`.
+        key_field: Field or column, also with dots, whose equal values keep documents on one side of the split, such as
+            a site or an author; None splits document by document.
         encoding: How text files and JSONL are encoded.
         errors: What to do with bytes that are not so encoded: `strict` refuses them, `replace` puts U+FFFD.
     """
@@ -219,14 +221,22 @@ def _read_jsonl(piece: Piece, source: SourceConfig) -> Iterator[Document]:
                 yield _parse(text, f"{piece.path}, line {number}", source)
 
 
-def _read_gzip(piece: Piece, source: SourceConfig) -> Iterator[Document]:
-    offset = 0
-    with gzip.open(piece.path, "rb") as stream:
-        for number, line in enumerate(stream, 1):
+def _read_compressed(piece: Piece, source: SourceConfig) -> Iterator[Document]:
+    with _open_compressed(piece) as stream:
+        for number, (offset, line) in enumerate(split(stream, 0, b"\n"), 1):
             if line.strip():
                 text = _decode(line, piece.path, offset, source)
                 yield _parse(text, f"{piece.path}, line {number}", source)
-            offset += len(line)
+
+
+def _open_compressed(piece: Piece) -> IO[bytes]:
+    if piece.kind == "jsonl.gz":
+        return cast(IO[bytes], gzip.open(piece.path, "rb"))
+    try:
+        import zstandard
+    except ModuleNotFoundError:
+        raise ValueError(f"{piece.path} is compressed with zstandard: pip install 'lmstack[prep]'.") from None
+    return cast(IO[bytes], zstandard.open(piece.path, "rb"))
 
 
 def _read_parquet(piece: Piece, source: SourceConfig) -> Iterator[Document]:
@@ -256,7 +266,8 @@ def _open_parquet(file: str) -> Any:
         raise ValueError(f"{file} is not a Parquet file: {error}. Repair the file or leave it out.") from error
 
 
-_READERS = {"text": _read_text, "jsonl": _read_jsonl, "jsonl.gz": _read_gzip, "parquet": _read_parquet}
+_READERS = {"text": _read_text, "jsonl": _read_jsonl, "jsonl.gz": _read_compressed, "parquet": _read_parquet}
+_READERS["jsonl.zst"] = _read_compressed
 
 
 @dataclass(frozen=True)
@@ -273,47 +284,14 @@ class _LinePosition:
 
 
 def _blocks(stream: IO[bytes], size: int) -> Iterator[bytes]:
-    while size > 0 and (block := stream.read(min(size, _BLOCK_BYTES))):
+    while size > 0 and (block := stream.read(min(size, BLOCK_BYTES))):
         size -= len(block)
         yield block
 
 
 def _parts(piece: Piece, separator: bytes) -> Iterator[tuple[int, bytes]]:
-    """Offset and bytes of what stands between separators, where it begins inside the piece.
-
-    Pieces side by side give every part of the file once: a separator that cannot overlap itself is one wherever
-    reading starts. Nothing follows a separator at the very end of the file.
-    """
     with open(piece.path, "rb") as stream:
-        if piece.start == 0:
-            parts = _split(stream, 0, separator)
-        else:
-            begin = max(0, piece.start - len(separator))
-            stream.seek(begin)
-            parts = _split(stream, begin, separator)
-            next(parts)  # the end of a part that begins in the piece before
-        for offset, part in parts:
-            if offset >= piece.stop:
-                return
-            yield offset, part
-
-
-def _split(stream: IO[bytes], offset: int, separator: bytes) -> Iterator[tuple[int, bytes]]:
-    buffer = bytearray()
-    searched = 0
-    while True:
-        found = buffer.find(separator, searched)
-        if found >= 0:
-            yield offset, bytes(buffer[:found])
-            del buffer[: found + len(separator)]
-            offset += found + len(separator)
-            searched = 0
-        elif block := stream.read(_BLOCK_BYTES):
-            searched = max(0, len(buffer) - len(separator) + 1)
-            buffer += block
-        else:
-            yield offset, bytes(buffer)
-            return
+        yield from parts(stream, piece.start, piece.stop, separator)
 
 
 def _overlaps_itself(separator: str) -> bool:
@@ -343,16 +321,28 @@ def _parse(line: str, where: object, source: SourceConfig) -> Document:
 
 def _from_record(record: dict[str, Any], where: object, source: SourceConfig) -> Document:
     for option, field in (("text_field", source.text_field), ("key_field", source.key_field)):
-        if field is not None and field not in record:
+        if field is not None and _MISSING is _lookup(record, field):
             raise ValueError(f"{where} has no field {field!r}; it has {sorted(record)}. Name one with `{option}`.")
-    text = record[source.text_field]
+    text = _lookup(record, source.text_field)
     if not isinstance(text, str):
         raise ValueError(
             f"{where}: the field {source.text_field!r} holds {text!r:.60}, not a string. "
             "Repair the record, or name another field with `text_field`."
         )
-    key = None if source.key_field is None else f"{source.key_field}={record[source.key_field]}"
+    key = None if source.key_field is None else f"{source.key_field}={_lookup(record, source.key_field)}"
     return _document(text, where, key)
+
+
+_MISSING = object()
+
+
+def _lookup(record: dict[str, Any], field: str) -> Any:
+    """The value of a field, `_MISSING` when there is none; a name that has dots itself comes first."""
+    if field in record:
+        return record[field]
+    first, _, rest = field.partition(".")
+    inner = record.get(first)
+    return _lookup(inner, rest) if rest and isinstance(inner, dict) else _MISSING
 
 
 def _document(text: str, where: object, key: str | None = None) -> Document:

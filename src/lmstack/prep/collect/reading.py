@@ -1,0 +1,80 @@
+"""What a reader of any format makes of what it finds: a document, or a drop with the reason."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from lmstack.prep.collect.encoding import decode, detect_encoding, without_surrogates
+from lmstack.prep.collect.source import Piece, Source
+from lmstack.prep.document import Document, Dropped, Verdict, document_id
+
+_EXCERPT = 2000
+"""Characters kept of a document that is too long to hold."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The reading of one piece.
+
+    Attributes:
+        name: Of the source.
+        source: How to read it.
+        piece: What is read.
+        counts: Characters that could not be read, and the encodings found.
+    """
+
+    name: str
+    source: Source
+    piece: Piece
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def document(self, text: str, position: int, **metadata: Any) -> Verdict:
+        """A document, unless it is empty or too long.
+
+        Args:
+            text: Its text.
+            position: Its place in the file.
+            **metadata: What else the file says of it.
+        """
+        text, num_replaced = without_surrogates(text)
+        if num_replaced:
+            self.counts["halves of surrogate pairs replaced"] += num_replaced
+        if not text.strip():
+            return self.dropped("empty", "no text", position)
+        limit = self.source.max_document_bytes
+        if len(text) > limit or (4 * len(text) > limit and len(text.encode()) > limit):
+            return self.dropped("too long", f"more than {limit:,} bytes", position, text)
+        return Document(text, self._id(position), self.name, self._metadata(metadata))
+
+    def dropped(self, reason: str, detail: str, position: int, text: str = "") -> Dropped:
+        """What could not be read.
+
+        Args:
+            reason: From a small set.
+            detail: What was met.
+            position: Where in the file.
+            text: What there is of it.
+        """
+        text, _ = without_surrogates(text[:_EXCERPT])
+        return Dropped(Document(text, self._id(position), self.name, self._metadata({})), reason, detail)
+
+    def decoded(self, content: bytes) -> str:
+        """The text of bytes; what cannot be decoded is counted.
+
+        Args:
+            content: A whole text, or enough of it to detect the encoding.
+        """
+        encoding = self.source.encoding or detect_encoding(content)
+        text, num_bad = decode(content, encoding)
+        if encoding != "utf-8":
+            self.counts[f"texts read as {encoding}"] += 1
+        if num_bad:
+            self.counts["texts with undecodable bytes"] += 1
+            self.counts["undecodable bytes"] += num_bad
+        return text.replace("\r\n", "\n")
+
+    def _id(self, position: int) -> str:
+        return document_id(self.name, self.piece.path, position)
+
+    def _metadata(self, metadata: dict[str, Any]) -> dict[str, Any]:
+        return {**self.source.metadata, **metadata, "path": self.piece.path}

@@ -1,0 +1,1 @@
+"""Finding what a corpus holds more than once."""

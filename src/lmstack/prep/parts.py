@@ -1,0 +1,103 @@
+"""The stretches of a file between separators, where it may be cut anywhere for several processes."""
+
+from collections.abc import Iterator
+from typing import IO, Protocol, runtime_checkable
+
+BLOCK_BYTES = 1 << 20
+
+
+@runtime_checkable
+class Readable(Protocol):
+    """What bytes can be read from."""
+
+    def read(self, size: int, /) -> bytes:
+        """At most `size` bytes; none at the end.
+
+        Args:
+            size: How many.
+        """
+        ...
+
+
+class TooLong(bytes):
+    """The beginning of a part that is longer than allowed; the rest of it was passed over."""
+
+
+def parts(
+    stream: IO[bytes], start: int, stop: int, separator: bytes, max_bytes: int | None = None
+) -> Iterator[tuple[int, bytes]]:
+    """Offset and bytes of what stands between separators, where it begins from `start` to before `stop`.
+
+    Stretches side by side give every part of the file once: a separator that cannot overlap itself is one wherever
+    reading starts. Nothing follows a separator at the very end of the file.
+
+    Args:
+        stream: The file, at its beginning; one that can seek unless `start` is 0.
+        start: First byte of the stretch.
+        stop: One past its last.
+        separator: What stands between parts.
+        max_bytes: A longer part is given as its beginning, a `TooLong`, and never held in memory whole; None for any.
+    """
+    if start == 0:
+        found = split(stream, 0, separator, max_bytes)
+    else:
+        begin = max(0, start - len(separator))
+        stream.seek(begin)
+        found = split(stream, begin, separator, max_bytes)
+        next(found)  # the end of a part that begins before
+    for offset, part in found:
+        if offset >= stop:
+            return
+        yield offset, part
+
+
+def split(stream: Readable, offset: int, separator: bytes, max_bytes: int | None = None) -> Iterator[tuple[int, bytes]]:
+    """Offset and bytes of every part of a stream.
+
+    Args:
+        stream: Read to its end.
+        offset: Where in the file the stream stands.
+        separator: What stands between parts.
+        max_bytes: As in `parts`.
+    """
+    buffer = bytearray()
+    searched = 0
+    while True:
+        found = buffer.find(separator, searched)
+        if found >= 0:
+            yield offset, _limited(buffer[:found], max_bytes)
+            del buffer[: found + len(separator)]
+            offset += found + len(separator)
+            searched = 0
+        elif max_bytes is not None and len(buffer) > max_bytes:
+            yield offset, TooLong(buffer[:max_bytes])
+            passed = _pass_over(stream, buffer, separator)
+            if passed is None:
+                return
+            offset += passed
+            searched = 0
+        elif block := stream.read(BLOCK_BYTES):
+            searched = max(0, len(buffer) - len(separator) + 1)
+            buffer += block
+        else:
+            yield offset, _limited(buffer, max_bytes)
+            return
+
+
+def _limited(part: bytes | bytearray, max_bytes: int | None) -> bytes:
+    return bytes(part) if max_bytes is None or len(part) <= max_bytes else TooLong(part[:max_bytes])
+
+
+def _pass_over(stream: Readable, buffer: bytearray, separator: bytes) -> int | None:
+    """Drop everything up to and with the next separator; bytes dropped, or None at the end of the stream."""
+    passed = 0
+    while (found := buffer.find(separator)) < 0:
+        kept = len(separator) - 1
+        passed += max(0, len(buffer) - kept)
+        del buffer[: max(0, len(buffer) - kept)]
+        block = stream.read(BLOCK_BYTES)
+        if not block:
+            return None
+        buffer += block
+    del buffer[: found + len(separator)]
+    return passed + found + len(separator)
