@@ -74,7 +74,7 @@ def config_plan(config: dict[str, Any], *, world_size: int | None, speed: Any) -
     data, transformer = checked_data(config), transformer_of(config)
     trainer = config["trainer"]
     steps = given_max_steps(config) or data.steps_for_tokens(data.max_tokens)
-    precision = str(trainer.get("precision") or "32-true")
+    precision = precision_name(trainer)
     shape = {"micro_batch_size": data.micro_batch_size, "sequence_length": data.sequence_length, "precision": precision}
     return plan_run(
         transformer,
@@ -129,6 +129,26 @@ def transformer_of(config: dict[str, Any]) -> Any:
 
     given = config["model"].get("transformer")
     return TransformerConfig.from_dict(given) if given else read_config(config["model"]["init_from"])
+
+
+def precision_name(trainer: dict[str, Any]) -> str:
+    """The precision as Lightning names it; float8 holds what bf16-mixed does.
+
+    Args:
+        trainer: That part of the composed config.
+    """
+    return "bf16-mixed" if uses_float8(trainer) else str(trainer.get("precision") or "32-true")
+
+
+def uses_float8(trainer: dict[str, Any]) -> bool:
+    """Whether matrix products are in float8.
+
+    Args:
+        trainer: That part of the composed config.
+    """
+    plugins = trainer.get("plugins")
+    nodes = plugins if isinstance(plugins, list) else [plugins]
+    return any(isinstance(node, dict) and str(node.get("class_path")).endswith(".Float8") for node in nodes)
 
 
 def _devices(trainer: dict[str, Any]) -> int:

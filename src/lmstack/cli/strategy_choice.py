@@ -13,7 +13,8 @@ from lmstack.cli.failures import ConfigError
 RECOMMENDED = "recommended"
 """Value of `trainer.strategy` that is replaced."""
 WHOLE_MODEL_STAGES = ("ppo", "grpo", "reward_model", "dpo")
-_BY_CLASS = ("fsdp2", "fsdp2 + replicas", "tp", "tp_fsdp2", "pipeline", "ptdp")
+_CUT_LAYERS = ("tp", "tp_fsdp2", "pipeline", "ptdp")
+_ON_A_MESH = ("fsdp2", "fsdp2 + replicas", *_CUT_LAYERS)
 
 
 def resolve_strategy(config: dict[str, Any], checkpoint: Path | None) -> None:
@@ -37,7 +38,7 @@ def resolve_strategy(config: dict[str, Any], checkpoint: Path | None) -> None:
     name, keys, reason = _decide(config)
     config["trainer"] = trainer | keys
     if os.environ.get("LOCAL_RANK", "0") == "0":
-        print(f"strategy=auto: {name}, as {reason}", file=sys.stderr)
+        print(f"strategy=auto: {name}, {reason}", file=sys.stderr)
 
 
 def choose(config: dict[str, Any]) -> Any:
@@ -49,7 +50,7 @@ def choose(config: dict[str, Any]) -> Any:
     Raises:
         ConfigError: The config or the cluster is wrong.
     """
-    from lmstack.cli.plan import checked_data, transformer_of
+    from lmstack.cli.plan import checked_data, precision_name, transformer_of
     from lmstack.models.activation_checkpointing import read_choice
     from lmstack.planning.strategies import choose_strategy
     from lmstack.planning.workload import Workload, precision_of
@@ -62,9 +63,7 @@ def choose(config: dict[str, Any]) -> Any:
             sequence_length=data.sequence_length,
             micro_batch_size=data.micro_batch_size,
             global_batch_size=data.global_batch_size,
-            precision=precision_of(
-                str(config["trainer"].get("precision") or "32-true"), bool(model["optimizer"].get("master_weights"))
-            ),
+            precision=precision_of(precision_name(config["trainer"]), bool(model["optimizer"].get("master_weights"))),
             optimizer=model["optimizer"]["kind"],
             activation_checkpointing=read_choice(model.get("activation_checkpointing")),
             loss_chunk_size=int(model.get("loss_chunk_size") or 4096),
@@ -87,14 +86,18 @@ def _cluster(config: dict[str, Any]) -> Any:
 
 
 def _refusals(config: dict[str, Any]) -> dict[str, str]:
-    """What strategies refuse of a stage."""
+    """What strategies refuse of a stage, an optimizer or a precision."""
+    from lmstack.cli.plan import uses_float8
+
     stage, model = config["stage"], config["model"]
     found: dict[str, str] = {}
     if stage in WHOLE_MODEL_STAGES or model.get("lora"):
         what = "adapters fit" if model.get("lora") else f"stage {stage} fits"
-        found = dict.fromkeys(_BY_CLASS, f"{what} on devices that hold the whole model")
+        found = dict.fromkeys(_ON_A_MESH, f"{what} on devices that hold the whole model")
     if str(config["trainer"].get("precision")).startswith("16"):
-        found |= dict.fromkeys(_BY_CLASS, "float16 is for devices that hold the whole model")
+        found |= dict.fromkeys(_ON_A_MESH, "float16 is for devices that hold the whole model")
+    if uses_float8(config["trainer"]):
+        found |= dict.fromkeys(_CUT_LAYERS, "float8 is for layers that are whole")
     if model["optimizer"].get("master_weights"):
         found["local_sgd"] = "the outer optimizer does not know of master weights"
     return found
@@ -103,19 +106,19 @@ def _refusals(config: dict[str, Any]) -> dict[str, str]:
 def _decide(config: dict[str, Any]) -> tuple[str, dict[str, Any], str]:
     """The strategy, keys of `trainer` for it, and why."""
     from lmstack.planning.strategy_table import preset, said, settings
+    from lmstack.planning.table import size
 
     cluster = _cluster(config)
     if config["stage"] in WHOLE_MODEL_STAGES or not isinstance(config["stage"], str):
         name = "ddp" if cluster.num_devices > 1 else "single"
-        reason = f"stage {config['stage']} keeps the whole model on every device (memory was not planned)"
+        reason = f"as stage {config['stage']} has the whole model on every device; memory is not planned"
         return f"strategy={name}", _keys(name, {}, cluster), reason
     choice = choose(config)
     if choice.recommended is None:
         raise ConfigError(f"strategy=auto on {cluster.text}: {choice.reason}.")
     plan = choice.recommended
     name = preset(plan)
-    gib = plan.memory.total / 2**30
-    reason = f"on {cluster.text} it is {choice.reason} (about {gib:.2g} GiB a device)"
+    reason = f"on {cluster.text} {choice.reason}; about {size(plan.memory.total)} a device"
     return said(plan), _keys(name, settings(plan), cluster), reason
 
 

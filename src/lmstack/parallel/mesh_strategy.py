@@ -21,6 +21,7 @@ from lmstack.models.initial_weights import initial_weights
 from lmstack.models.shard_files import AVERAGE, SHARDS, read_whole
 from lmstack.optim.gradient_clipping import GradientsElsewhere
 from lmstack.parallel.filling import fill, fill_from_shards, state_from_shards
+from lmstack.parallel.float8 import Float8
 from lmstack.parallel.gathering import copy_from_first
 from lmstack.parallel.layout import DIMENSIONS, Layout, Size, layout_of
 from lmstack.parallel.optimizer_state import fitted
@@ -180,6 +181,8 @@ class MeshStrategy(ModelParallelStrategy):
         precision = str(module.trainer.precision)
         if precision not in ("32-true", "64-true", "bf16-mixed", "bf16-true"):
             raise ValueError(f"trainer.precision={precision} with this strategy: use 32-true, bf16-mixed or bf16-true.")
+        if isinstance(self.precision_plugin, Float8) and (self.layout.tensor > 1 or self.layout.pipeline > 1):
+            raise ValueError("precision=fp8 with tensor or pipeline above 1 is not supported. Use strategy=fsdp2.")
 
     def _cut(self) -> None:
         module = self.lightning_module

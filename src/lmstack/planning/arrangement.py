@@ -80,8 +80,8 @@ def _layouts(count: int) -> dict[str, list[Layout]]:
     between = _divisors(count)[1:-1]
     return {
         "single": [Layout()],
-        **dict.fromkeys(("ddp", "local_sgd"), [Layout(replicas=count)]),
-        **dict.fromkeys(("fsdp2", *ZERO_STAGES), [Layout(shards=count)]),
+        **{name: [Layout(replicas=count)] for name in ("ddp", "local_sgd")},
+        **{name: [Layout(shards=count)] for name in ("fsdp2", *ZERO_STAGES)},
         "fsdp2 + replicas": [Layout(replicas=count // shards, shards=shards) for shards in between],
         "tp": [Layout(tensor=count)],
         "tp_fsdp2": [Layout(shards=count // tensor, tensor=tensor) for tensor in between],

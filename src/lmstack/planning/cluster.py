@@ -139,8 +139,10 @@ def _read(path: Path) -> Cluster:
         device = values.pop("device")
         if isinstance(device, str):
             return Cluster(DEVICES[device], **values)
-        numbers = {name: value if name in ("name", "source") else float(value) for name, value in device.items()}
-        return Cluster(Device(**{"name": path.stem, "source": str(path)} | numbers), **values)
+        facts: dict[str, Any] = {
+            name: value if name in ("name", "source") else float(value) for name, value in device.items()
+        }
+        return Cluster(Device(**{"name": path.stem, "source": str(path)} | facts), **values)
     except (OSError, AttributeError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
         raise ValueError(
             f"cluster={path}: cannot be read ({error!r}). It has devices_per_node, num_nodes and device: a known name, "

@@ -99,6 +99,6 @@ def _of_layers(workload: Workload, arrangement: Arrangement) -> float:
     config, tensor = workload.transformer, arrangement.layout.tensor
     number = numbers_of(workload, arrangement).compute
     again = {FullCheckpointing: 2.0, BlockCheckpointing: 1.0, BudgetCheckpointing: 1.0}
-    a_layer = 4 + again.get(type(workload.activation_checkpointing), 0.0)  # type: ignore[arg-type]
+    a_layer = 4 + again.get(type(workload.activation_checkpointing), 0.0)
     times = a_layer * config.num_layers / arrangement.layout.pipeline + 2
     return times * 2 * _ring(tensor) * workload.tokens * config.dim * number

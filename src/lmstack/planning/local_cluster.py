@@ -23,8 +23,9 @@ def local_cluster(accelerator: str, devices: Any, num_nodes: int) -> Cluster:
     is_cuda = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
     present = torch.cuda.device_count() if is_cuda else 1
     if "WORLD_SIZE" in os.environ:  # a launcher has decided
-        present = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
-        num_nodes = int(os.environ["WORLD_SIZE"]) // present
+        world_size = int(os.environ["WORLD_SIZE"])
+        present = int(os.environ.get("LOCAL_WORLD_SIZE", world_size // num_nodes))
+        num_nodes = world_size // present
     elif isinstance(devices, list):
         present = len(devices)
     elif str(devices).isdigit():
