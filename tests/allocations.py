@@ -3,17 +3,24 @@
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import accumulate
 
 from torch.profiler import ProfilerActivity, profile
 
 
 @dataclass
 class Allocations:
-    """Bytes beyond what was allocated before: at the end, and at most."""
+    """Bytes beyond what was allocated before, at the times (in ns) when that changed."""
 
-    at_end: int = 0
-    peak: int = 0
+    levels: list[tuple[int, int]] = field(default_factory=list)
+
+    @property
+    def at_end(self) -> int:
+        return self.levels[-1][1]
+
+    def peak_after(self, time_ns: int) -> int:
+        return max(level for time, level in self.levels if time >= time_ns)
 
 
 @contextmanager
@@ -25,7 +32,6 @@ def counted_allocations() -> Iterator[Allocations]:
         yield found
     assert profiler.profiler is not None
     events = profiler.profiler.kineto_results.events()
-    changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
-    for _, change in changes:
-        found.at_end += change
-        found.peak = max(found.peak, found.at_end)
+    changes = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
+    levels = accumulate(change for _, change in changes)
+    found.levels = list(zip((time for time, _ in changes), levels, strict=True))
