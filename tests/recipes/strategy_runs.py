@@ -23,6 +23,7 @@ from lightning.pytorch.plugins.precision import DoublePrecision
 from lmstack.callbacks import Checkpointing, FolderCheckpointIO, TrainingDynamics
 from lmstack.data.rank import Rank
 from lmstack.models import TransformerConfig
+from lmstack.models.activation_checkpointing import read_choice
 from lmstack.models.config import AttentionConfig, DenseConfig, DepthScaledInit, RotaryConfig
 from lmstack.models.transformer import deferred_weights
 from lmstack.optim.optimizers import AdamWConfig, MuonConfig
@@ -167,6 +168,7 @@ def precision_of(name: str) -> dict[str, Any]:
 
 OPTIMIZERS = {
     "adamw": AdamWConfig(lr=1e-3),
+    "adamw_masters": AdamWConfig(lr=1e-3, master_weights=True),
     "muon": MuonConfig(lr=1e-3, adamw_lr=1e-3),
     # So large an epsilon leaves lr / eps times the gradient: plain SGD.
     "sgd": AdamWConfig(lr=1e5, eps=1e6, betas=(0.0, 0.0), weight_decay=0.0),
@@ -182,6 +184,7 @@ def run(spec: dict[str, Any], world_size: int) -> None:
             config=config(**shape),
             optimizer=OPTIMIZERS[spec.get("optimizer", "adamw")],
             schedule=ConstantSchedule(warmup=2),
+            activation_checkpointing=read_choice(spec.get("activation_checkpointing")),
             **spec.get("stage", {}),
         )
     history = History()

@@ -139,8 +139,7 @@ def _of_earlier_start(config: dict[str, Any]) -> dict[str, Any] | None:
         return None
     saved = yaml.safe_load(path.read_text())["trainer"]
     devices = int(saved.get("devices", 1)) * int(saved.get("num_nodes", 1))
-    return (
-        {key: saved[key] for key in ("strategy", "devices", "num_nodes") if key in saved}
-        if devices == _cluster(config).num_devices or saved.get("strategy") == "auto"
-        else None
-    )
+    is_single = saved.get("strategy") == "auto"  # Lightning's word for it; it leaves other devices alone
+    if devices != _cluster(config).num_devices and not is_single:
+        return None
+    return {key: saved[key] for key in ("strategy", "devices", "num_nodes") if key in saved}
