@@ -35,10 +35,10 @@ def resolve_strategy(config: dict[str, Any], checkpoint: Path | None) -> None:
     if checkpoint is not None and (kept := _of_earlier_start(config)) is not None:
         config["trainer"] = trainer | kept
         return
-    name, keys, reason = _decide(config)
+    keys, decision = _decide(config)
     config["trainer"] = trainer | keys
     if os.environ.get("LOCAL_RANK", "0") == "0":
-        print(f"strategy=auto: {name}, {reason}", file=sys.stderr)
+        print(f"strategy=auto: {decision}", file=sys.stderr)
 
 
 def choose(config: dict[str, Any]) -> Any:
@@ -103,23 +103,23 @@ def _refusals(config: dict[str, Any]) -> dict[str, str]:
     return found
 
 
-def _decide(config: dict[str, Any]) -> tuple[str, dict[str, Any], str]:
-    """The strategy, keys of `trainer` for it, and why."""
+def _decide(config: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """Keys of `trainer`, and what was decided and why."""
     from lmstack.planning.strategy_table import preset, said, settings
     from lmstack.planning.table import size
 
     cluster = _cluster(config)
     if config["stage"] in WHOLE_MODEL_STAGES or not isinstance(config["stage"], str):
         name = "ddp" if cluster.num_devices > 1 else "single"
-        reason = f"as stage {config['stage']} has the whole model on every device; memory is not planned"
-        return f"strategy={name}", _keys(name, {}, cluster), reason
+        why = f"stage {config['stage']} has the whole model on every device; memory is not planned"
+        return _keys(name, {}, cluster), f"strategy={name}: {why}"
     choice = choose(config)
     if choice.recommended is None:
         raise ConfigError(f"strategy=auto on {cluster.text}: {choice.reason}.")
     plan = choice.recommended
     name = preset(plan)
-    reason = f"on {cluster.text} {choice.reason}; about {size(plan.memory.total)} a device"
-    return said(plan), _keys(name, settings(plan), cluster), reason
+    why = f"{choice.reason}; about {size(plan.memory.total)} a device"
+    return _keys(name, settings(plan), cluster), f"{said(plan)} on {cluster.text}: {why}"
 
 
 def _keys(name: str, sizes: dict[str, int | bool], cluster: Any) -> dict[str, Any]:

@@ -124,7 +124,7 @@ def _plan(workload: Workload, arrangement: Arrangement, cluster: Cluster) -> Str
 
 def _why(taken: StrategyPlan, fastest: StrategyPlan, plans: Mapping[str, StrategyPlan | str]) -> str:
     name = taken.arrangement.strategy
-    parts = ["the fastest that fits" if taken is fastest else f"fits, and within {AS_GOOD:.0%} of the fastest"]
+    parts = ["the fastest that fits" if taken is fastest else f"fits, and is within {AS_GOOD:.0%} of the fastest"]
     simpler = [plan for plan in list(plans.values())[: STRATEGIES.index(name)] if not isinstance(plan, str)]
     if too_large := [plan.arrangement.strategy for plan in simpler if not plan.fits]:
         parts.append(f"{', '.join(too_large)} {'does' if len(too_large) == 1 else 'do'} not fit")
