@@ -8,8 +8,9 @@ import torch
 
 from lmstack.models.checkpoint_folder import newest_valid_checkpoint
 from lmstack.optim.master_weights import MASTER
-from parallel.test_strategies import FAST, result, runs
+from parallel_runs import result, runs
 
+FAST: dict[str, dict[str, Any]] = {name: {"strategy": name} for name in ("ddp", "fsdp2", "tp", "pipeline")}
 CHOICES: dict[str, dict[str, Any] | None] = {
     "none": None,
     "full": {"kind": "full"},

@@ -57,12 +57,11 @@ def test_weights_gradients_and_state_of_adamw_are_16_bytes_a_weight_on_one_devic
 
 @pytest.mark.parametrize(("stage", "shared"), [(1, (1, 1, 4)), (2, (1, 4, 4)), (3, (4, 4, 4))])
 def test_zero_shares_out_state_then_gradients_then_weights(stage: int, shared: tuple[int, int, int]) -> None:
-    """ZeRO, arXiv:1910.02054, figure 1: 2, 2 and K = 12 bytes a weight in mixed precision."""
-    work = dataclasses.replace(WORK, precision="bf16-mixed")
-    memory = device_memory(work, arrangement(f"deepspeed_zero{stage}", shards=4))
-    bucket = 2 * min(TOTAL, DEEPSPEED_BUCKET)
-    assert memory.parameters == pytest.approx(2 * TOTAL / shared[0] + bucket)
-    assert memory.gradients == pytest.approx(2 * TOTAL / shared[1] + bucket)
+    """ZeRO, arXiv:1910.02054, figure 1, with float32 weights and gradients: 4, 4 and K = 12 bytes a weight."""
+    memory = device_memory(WORK, arrangement(f"deepspeed_zero{stage}", shards=4))
+    bucket = 4 * min(TOTAL, DEEPSPEED_BUCKET)
+    assert memory.parameters == pytest.approx(4 * TOTAL / shared[0] + bucket)
+    assert memory.gradients == pytest.approx(4 * TOTAL / shared[1] + bucket)
     assert memory.optimizer == pytest.approx(12 * TOTAL / shared[2])
 
 

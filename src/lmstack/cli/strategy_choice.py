@@ -14,6 +14,7 @@ RECOMMENDED = "recommended"
 """Value of `trainer.strategy` that is replaced."""
 WHOLE_MODEL_STAGES = ("ppo", "grpo", "reward_model", "dpo")
 _CUT_LAYERS = ("tp", "tp_fsdp2", "pipeline", "ptdp")
+_DEEPSPEED = ("deepspeed_zero1", "deepspeed_zero2", "deepspeed_zero3")
 _ON_A_MESH = ("fsdp2", "fsdp2 + replicas", *_CUT_LAYERS)
 
 
@@ -87,17 +88,19 @@ def _cluster(config: dict[str, Any]) -> Any:
 
 def _refusals(config: dict[str, Any]) -> dict[str, str]:
     """What strategies refuse of a stage, an optimizer or a precision."""
-    from lmstack.cli.plan import uses_float8
+    from lmstack.cli.plan import precision_name, uses_float8
 
     stage, model = config["stage"], config["model"]
     found: dict[str, str] = {}
     if stage in WHOLE_MODEL_STAGES or model.get("lora"):
         what = "adapters fit" if model.get("lora") else f"stage {stage} fits"
-        found = dict.fromkeys(_ON_A_MESH, f"{what} on devices that hold the whole model")
+        found = dict.fromkeys((*_ON_A_MESH, *_DEEPSPEED), f"{what} on devices that hold the whole model")
     if str(config["trainer"].get("precision")).startswith("16"):
         found |= dict.fromkeys(_ON_A_MESH, "float16 is for devices that hold the whole model")
+    if model["optimizer"]["kind"] != "adamw" or precision_name(config["trainer"]) not in ("32-true", "bf16-mixed"):
+        found |= dict.fromkeys(_DEEPSPEED, "it takes AdamW in 32-true or bf16-mixed")
     if uses_float8(config["trainer"]):
-        found |= dict.fromkeys(_CUT_LAYERS, "float8 is for layers that are whole")
+        found |= dict.fromkeys((*_CUT_LAYERS, *_DEEPSPEED), "float8 is for layers that are whole")
     if model["optimizer"].get("master_weights"):
         found["local_sgd"] = "the outer optimizer does not know of master weights"
     return found

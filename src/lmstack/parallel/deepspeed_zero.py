@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lmstack.models import Transformer
+from lmstack.parallel.float8 import Float8
 from lmstack.parallel.gathering import copy_from_first
 from lmstack.parallel.zero_engine import ZeroEngine
 
@@ -118,7 +119,7 @@ class DeepSpeedZeRO(DDPStrategy):
             raise ValueError(f"{name} {what}, which was never tried with DeepSpeed. Use strategy=ddp.")
         if self.stage == 3 and getattr(module, "compile_blocks", False):
             raise ValueError("model.compile_blocks=true with stage 3, which fetches weights as blocks run. Use false.")
-        precision = str(module.trainer.precision)
+        precision = "fp8" if isinstance(self.precision_plugin, Float8) else str(module.trainer.precision)
         if precision not in ("32-true", "bf16-mixed"):
             raise ValueError(f"trainer.precision={precision} with DeepSpeed: use 32-true or bf16-mixed.")
 

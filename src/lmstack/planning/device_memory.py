@@ -1,5 +1,7 @@
 """Bytes that one device holds of a step that several share."""
 
+from dataclasses import replace
+
 from lmstack.losses.output_head import CPU_CHUNK_ELEMENTS
 from lmstack.models.accounting import count_parameters
 from lmstack.models.memory import NUMBERS, MemoryEstimate, NumberBytes, activation_bytes, loss_bytes
@@ -7,19 +9,18 @@ from lmstack.planning.arrangement import ZERO_STAGES, Arrangement
 from lmstack.planning.workload import Workload
 
 DEEPSPEED_BUCKET = 200_000_000
-"""Numbers that Lightning's `DeepSpeedStrategy` sends at once."""
+"""Numbers that DeepSpeed sends at once: an assumption; its default is 500 million."""
 
 
 def numbers_of(workload: Workload, arrangement: Arrangement) -> NumberBytes:
-    """Sizes of numbers; DeepSpeed has float32 copies of bfloat16 weights in its optimizer, whatever bf16 is called.
+    """Sizes of numbers; DeepSpeed's optimizer has flat copies of the weights it updates, float32 or not.
 
     Args:
         workload: What is to be done.
         arrangement: Who does it.
     """
-    if arrangement.strategy in ZERO_STAGES and workload.precision != "32-true":
-        return NUMBERS["bf16-true with masters"]
-    return NUMBERS[workload.precision]
+    numbers = NUMBERS[workload.precision]
+    return replace(numbers, masters=4) if arrangement.strategy in ZERO_STAGES else numbers
 
 
 def device_memory(workload: Workload, arrangement: Arrangement, *, is_cpu: bool = False) -> MemoryEstimate:
