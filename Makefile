@@ -9,12 +9,13 @@ HAS_CUDA := $(shell nvidia-smi >/dev/null 2>&1 && echo yes)
 TORCH_INDEX ?=
 PIP_INSTALL := $(BIN)/pip install --quiet --constraint constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: help install demo demo-rlhf test test-all chaos parity lint
+.PHONY: help install demo demo-rlhf demo-corpus test test-all chaos parity lint
 
 help:
 	@echo "make install   virtual environment in $(VENV), pinned packages"
 	@echo "make demo      train a language model on Python's own documentation, in minutes"
 	@echo "make demo-rlhf the whole chain: pretraining, fine-tuning, reward model, PPO, and a report"
+	@echo "make demo-corpus a corpus full of planted faults through every stage of preparation, and what was found"
 	@echo "make test      the fast test suite"
 	@echo "make test-all  the fast and the slow tests"
 	@echo "make chaos     tiny runs killed 200 times at random moments: each must end as if nothing had happened"
@@ -41,6 +42,13 @@ demo: install
 	$(BIN)/lmstack fit --config conf/demo.yaml ckpt_path=last
 	$(BIN)/lmstack generate checkpoint=runs/demo prompt="The following functions"
 	$(BIN)/lmstack data baselines path=data/stdlib run=runs/demo
+
+# A generated corpus with planted faults through every stage, and how many of them were found.
+demo-corpus: install
+	$(BIN)/python benchmarks/dirty_corpus.py --out data/dirty
+	$(BIN)/lmstack tokenizer train --config conf/tokenizer/stdlib.yaml
+	$(BIN)/lmstack data prepare --config conf/corpus/dirty.yaml
+	$(BIN)/python benchmarks/corpus_score.py --truth data/dirty/truth.jsonl --prepared data/dirty_prepared --out data/dirty_score
 
 demo-rlhf: install
 	$(BIN)/lmstack pipeline --config conf/pipeline/instructgpt.yaml

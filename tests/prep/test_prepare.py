@@ -224,7 +224,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(tmp_path: Path, so
     while True:
         process = subprocess.Popen([sys.executable, str(script)], stderr=subprocess.PIPE)
         try:
-            _, errors = process.communicate(timeout=draw.uniform(2, 9))
+            _, errors = process.communicate(timeout=draw.uniform(2, 9) * (1 + kills / 4))
             assert process.returncode == 0, errors
             break
         except subprocess.TimeoutExpired:

@@ -21,6 +21,9 @@ FUNCTIONS: dict[str, str | dict[str, str]] = {
         **{name: f"lmstack.cli.data:{name}" for name in ("build", "verify", "baselines", "assistant")},
         "best_of_n": "lmstack.cli.best_of_n:best_of_n",
         "prepare": "lmstack.cli.prepare:prepare",
+        "prepare_step": "lmstack.cli.prepare:prepare_step",
+        "look": "lmstack.cli.look:look",
+        "train_classifier": "lmstack.cli.train_classifier:train_classifier",
     },
     "tokenizer": {
         "train": "lmstack.cli.tokenizer:train",
@@ -31,7 +34,7 @@ FUNCTIONS: dict[str, str | dict[str, str]] = {
     "pipeline": "lmstack.cli.pipeline:pipeline",
 }
 TOOLS = {
-    "data": "corpora and demonstrations: prepare | build | verify | baselines | assistant | best_of_n",
+    "data": "corpora and demonstrations: prepare | look | build | verify | …",
     "tokenizer": "train | compare | report | extend | resize",
     "generate": "text from a checkpoint",
     "pipeline": "stages one after the other, each from the one before, and a report",

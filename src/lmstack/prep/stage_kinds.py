@@ -1,5 +1,6 @@
 """Every stage that a config can name, by its `kind`."""
 
+from lmstack.prep.datatrove import DatatroveFilter
 from lmstack.prep.decontamination import Decontamination
 from lmstack.prep.deduplication.exact import ExactDuplicates
 from lmstack.prep.deduplication.lines import RepeatedLines
@@ -35,4 +36,5 @@ StageConfig = (
     | NearDuplicates
     | RepeatedSubstrings
     | Decontamination
+    | DatatroveFilter
 )
