@@ -185,7 +185,8 @@ class Control(L.Callback):
                     f"{key} cannot be changed while the run goes on. These can: {names}. For "
                     "anything else, stop the run and start it again with the new value and ckpt_path=last."
                 )
-        wanted = {key: self._settings[key].parse(key, texts[key]) for key in self._settings if key in texts}
+        keys = sorted(texts, key=lambda key: key != WEIGHTS)  # first what may be refused when it is carried out
+        wanted = {key: self._settings[key].parse(key, texts[key]) for key in keys}
         if OPTIMIZER in wanted and wanted[OPTIMIZER]["kind"] == self.values[OPTIMIZER]["kind"]:
             raise ValueError(f"the optimizer is {wanted[OPTIMIZER]['kind']} already. Set its lr or weight_decay alone.")
         said = []

@@ -92,7 +92,7 @@ def settings_of(trainer: L.Trainer, module: L.LightningModule) -> dict[str, Sett
     if config is None:
         return {}
     settings: dict[str, Setting] = {}
-    if hasattr(getattr(trainer, "datamodule", None), "add_phase"):  # first: the only one that may refuse what it reads
+    if hasattr(getattr(trainer, "datamodule", None), "add_phase"):
         settings[WEIGHTS] = _data_weights(trainer, stage)
     if can_swap_optimizer(trainer):
         settings[OPTIMIZER] = Setting(
