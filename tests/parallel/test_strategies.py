@@ -24,14 +24,22 @@ FAST: dict[str, dict[str, Any]] = {
 def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("two")
     local = {"strategy": "local_sgd", "changes": AVERAGING} | SGD
-    runs(folder, 1, {"single": {"strategy": "single"} | ADAMW, "single_sgd": {"strategy": "single"} | SGD})
-    runs(folder, 2, {name: spec | ADAMW for name, spec in FAST.items()} | {"local_sgd": local})
+    untied = {"shape": "untied"} | ADAMW
+    alone = {"single": ADAMW, "single_sgd": SGD, "single_untied": untied}
+    runs(folder, 1, {name: {"strategy": "single"} | spec for name, spec in alone.items()})
+    others = {"local_sgd": local, "pipeline_untied": {"strategy": "pipeline"} | untied}
+    runs(folder, 2, {name: spec | ADAMW for name, spec in FAST.items()} | others)
     return folder
 
 
 @pytest.mark.parametrize("name", FAST)
 def test_two_processes_take_the_steps_of_one(two_processes: Path, name: str) -> None:
     assert_alike(result(two_processes / name), result(two_processes / "single"), tolerance=1e-5)
+
+
+def test_a_pipeline_s_norm_counts_all_stages_also_where_the_last_has_no_embedding(two_processes: Path) -> None:
+    got, wanted = result(two_processes / "pipeline_untied"), result(two_processes / "single_untied")
+    assert_alike(got, wanted, tolerance=1e-5)
 
 
 def test_local_sgd_that_averages_after_every_step_of_sgd_is_data_parallel_training(two_processes: Path) -> None:

@@ -212,9 +212,10 @@ class RunCLI(LightningCLI):
         from lmstack.models.transformer import deferred_weights
 
         values = self.composition.values
-        strategy = values["trainer"].get("strategy")
+        strategy = (values.get("trainer") or {}).get("strategy")
         is_cut = isinstance(strategy, dict) and str(strategy.get("class_path")).endswith(".MeshStrategy")
-        with deferred_weights() if is_cut and not values["model"].get("init_from") else nullcontext():
+        starts_at_random = not (values.get("model") or {}).get("init_from")
+        with deferred_weights() if is_cut and starts_at_random else nullcontext():
             super().instantiate_classes()
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
