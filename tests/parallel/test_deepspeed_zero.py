@@ -103,7 +103,7 @@ def test_what_was_never_tried_is_refused_with_the_reason() -> None:
     with_head = tiny_stage()
     with_head.score_head = nn.Linear(16, 1)
     adapted = tiny_stage()
-    adapted.lora = LoRAConfig(rank=2)
+    adapted.lora = LoRAConfig(rank=2, alpha=8.0)
     compiled = tiny_stage(compile_blocks=True)
     for module, message in (
         (with_head, r"CausalLM has score_head.weight beside a transformer"),

@@ -81,6 +81,8 @@ class DeepSpeedZeRO(DDPStrategy):
         os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "warning")
         import deepspeed
 
+        # Its own reduction in shared memory would be compiled first, for minutes; gloo does the same.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         deepspeed.init_distributed(auto_mpi_discovery=False)
 
     def setup(self, trainer: L.Trainer) -> None:
