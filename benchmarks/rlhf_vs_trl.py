@@ -227,6 +227,7 @@ def curve_rows(outcomes: list[Outcome]) -> list[list[str]]:
             if not curves:
                 continue
             quantity = next(name for name in ("objective", "reward", "loss") if name in curves[0][0])
+            curves = [[measured for measured in curve if quantity in measured] for curve in curves]
             points = min(map(len, curves))
             places = sorted({0, points // 2, points - 1})
             row = [algorithm, size, name, quantity]

@@ -33,6 +33,8 @@ AVERAGING = {"period": 1, "outer_lr": 1.0, "outer_momentum": 0.0}
 INTERLEAVED = {"schedule": "interleaved_1f1b", "stages_per_process": 2}
 SGD = {"optimizer": "sgd", "clip": None}
 BF16 = {"precision": "bf16-mixed"}
+# DeepSpeed leaves weights below this size whole, which is all that there are here.
+CUT = {"changes": {"zero": {"stage3_param_persistence_threshold": 0}}}
 
 # label -> preset of conf/strategy, and what differs from it
 Runs = dict[str, dict[str, Any]]
@@ -49,11 +51,18 @@ TWO: Runs = {
     "pipeline, schedule=gpipe": {"strategy": "pipeline", "changes": {"schedule": "gpipe"}},
     "pipeline, schedule=1f1b": {"strategy": "pipeline"},
     "pipeline, schedule=interleaved_1f1b": {"strategy": "pipeline", "changes": INTERLEAVED},
+    "deepspeed_zero1": {"strategy": "deepspeed_zero1"},
+    "deepspeed_zero2": {"strategy": "deepspeed_zero2"},
+    "deepspeed_zero3": {"strategy": "deepspeed_zero3"} | CUT,
+    "deepspeed_zero2, offload_optimizer=true": {"strategy": "deepspeed_zero2", "changes": {"offload_optimizer": True}},
     "local_sgd, period=1, outer_lr=1": {"strategy": "local_sgd", "changes": AVERAGING} | SGD,
     "ddp, bf16-mixed": {"strategy": "ddp"} | BF16,
     "fsdp2, bf16-mixed": {"strategy": "fsdp2"} | BF16,
     "tp, bf16-mixed": {"strategy": "tp"} | BF16,
     "pipeline, bf16-mixed": {"strategy": "pipeline"} | BF16,
+    "deepspeed_zero1, bf16-mixed": {"strategy": "deepspeed_zero1"} | BF16,
+    "deepspeed_zero2, bf16-mixed": {"strategy": "deepspeed_zero2"} | BF16,
+    "deepspeed_zero3, bf16-mixed": {"strategy": "deepspeed_zero3"} | CUT | BF16,
 }
 FOUR: Runs = {
     "ddp": {"strategy": "ddp"},
@@ -65,8 +74,22 @@ FOUR: Runs = {
     "pipeline, schedule=1f1b": {"strategy": "pipeline"},
     "pipeline=2, shards=2": {"strategy": "pipeline", "changes": {"pipeline": 2, "shards": 2}},
     "ptdp (2 x 2 x 1)": {"strategy": "ptdp"},
+    "deepspeed_zero1": {"strategy": "deepspeed_zero1"},
+    "deepspeed_zero2": {"strategy": "deepspeed_zero2"},
+    "deepspeed_zero3": {"strategy": "deepspeed_zero3"} | CUT,
+    "deepspeed_zero1, bf16-mixed": {"strategy": "deepspeed_zero1"} | BF16,
+    "deepspeed_zero2, bf16-mixed": {"strategy": "deepspeed_zero2"} | BF16,
+    "deepspeed_zero3, bf16-mixed": {"strategy": "deepspeed_zero3"} | CUT | BF16,
 }
-MATRIX = ("ddp", "fsdp2", "tp", "pipeline")
+MATRIX: Runs = {
+    "ddp": {"strategy": "ddp"},
+    "fsdp2": {"strategy": "fsdp2"},
+    "tp": {"strategy": "tp"},
+    "pipeline": {"strategy": "pipeline"},
+    "deepspeed_zero1": {"strategy": "deepspeed_zero1"},
+    "deepspeed_zero2": {"strategy": "deepspeed_zero2"},
+    "deepspeed_zero3": {"strategy": "deepspeed_zero3"} | CUT,
+}
 
 
 def start(folder: Path, world_size: int, runs: Runs) -> None:
@@ -119,7 +142,7 @@ def matrix(folder: Path) -> dict[str, dict[str, float]]:
     """Largest difference of weights after 2 steps with one strategy and 2 with another."""
     common = {"planned_steps": 4, "steps": 2}
     alone = {"single": {"strategy": "single"} | common}
-    several = {name: {"strategy": name} | common for name in MATRIX}
+    several = {name: spec | common for name, spec in MATRIX.items()}
     start(folder / "whole", 1, {"single": {"strategy": "single", "planned_steps": 4, "steps": 4}})
     start(folder / "first1", 1, alone)
     start(folder / "first2", 2, several)

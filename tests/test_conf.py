@@ -14,7 +14,7 @@ from lmstack.cli.failures import ConfigError
 from lmstack.cli.signatures import signature_of
 
 CONF = Path(__file__).parents[1] / "conf"
-GROUPS = ("model", "data", "optim", "schedule", "trainer", "callbacks", "logger", "strategy", "experiment")
+GROUPS = ("model", "data", "optim", "schedule", "trainer", "callbacks", "logger", "strategy", "precision", "experiment")
 ROOTS = sorted(path.name for path in CONF.glob("*.yaml"))
 # A recipe is built on another root and lays a few values of its own over it (`_self_` last).
 RECIPES = [name for name in ROOTS if yaml.safe_load((CONF / name).read_text())["defaults"][0] != "_self_"]

@@ -152,3 +152,19 @@ def test_what_is_saved_on_request_is_what_a_regular_save_is(tmp_path: Path, step
         assert (ours / name).read_bytes() == (theirs / name).read_bytes(), name
     states = [torch.load(folder / "training_state.pt") for folder in (ours, theirs)]
     assert states[0]["callbacks"]["Checkpointing"] == states[1]["callbacks"]["Checkpointing"]
+
+
+def test_copies_for_background_writing_are_apart_and_use_their_memory_again() -> None:
+    weight = torch.arange(6.0).view(2, 3)
+    state = {"a": {"w": weight, "step": 3}, "b": [torch.ones(2, dtype=torch.int64), weight.T]}
+    copies = checkpoint_io._HostCopies()
+    first = copies.of(state)
+    address = first["a"]["w"].data_ptr()
+    weight.mul_(2)
+    assert first["a"] == {"w": first["a"]["w"], "step": 3}
+    assert torch.equal(first["a"]["w"], torch.arange(6.0).view(2, 3))
+    second = copies.of(state | {"b": [torch.ones(5), weight.T]})
+    assert second["a"]["w"].data_ptr() == address
+    assert torch.equal(second["a"]["w"], weight)
+    assert torch.equal(second["b"][0], torch.ones(5))
+    assert torch.equal(second["b"][1], weight.T)

@@ -10,8 +10,11 @@ import lightning as L
 import pytest
 import torch
 
+from asking import Ask, same
 from lmstack.callbacks import Checkpointing, Control, RunRecorder, control
-from lmstack.control_requests import await_answer, send_request
+from lmstack.callbacks.rollback import restart_loader, restore_run
+from lmstack.control_requests import send_request
+from lmstack.models.checkpoint import read_config
 from lmstack.models.checkpoint_folder import folder_name, newest_valid_checkpoint
 from lmstack.optim.optimizers import AdamWConfig, MuonConfig
 from lmstack.run_record import read_changes
@@ -36,25 +39,6 @@ def data() -> StepData:
     return StepData([[batch_of(rows[2 * i : 2 * i + 2])] for i in range(STEPS)])
 
 
-class Ask(L.Callback):
-    """Asks for changes as the steps go by, and dies after one of them."""
-
-    def __init__(self, changes: dict[int, dict[str, str]], die_after: int | None = None) -> None:
-        self.changes, self.die_after = changes, die_after
-        self.requests: list[Path] = []
-        self.rates: dict[int, list[float]] = {}
-
-    def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
-        if trainer.global_step == self.die_after:
-            raise KeyboardInterrupt
-        self.rates[trainer.global_step] = [group["lr"] for group in trainer.optimizers[0].param_groups]
-        if changes := self.changes.get(trainer.global_step + 1):
-            self.requests.append(send_request(Path(trainer.default_root_dir), {"command": "set", "changes": changes}))
-
-    def answers(self) -> list[str | None]:
-        return [await_answer(request, 0.0) for request in self.requests]
-
-
 def run(
     folder: Path, ask: Ask, *, resume: Path | None = None, optimizer: Any = None, every: int = 1, **options: Any
 ) -> dict[str, torch.Tensor]:
@@ -69,10 +53,6 @@ def run(
     except (KeyboardInterrupt, SystemExit):
         assert ask.die_after is not None
     return {name: value.clone() for name, value in stage.state_dict().items()}
-
-
-def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
-    return all(torch.equal(a[name], b[name]) for name in a)
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +133,10 @@ def test_what_is_typed_anew_on_resume_holds_and_what_is_not_does_not(tmp_path: P
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"data.seed": "3"}, r"refused: data.seed cannot be changed .* These can: model.optimizer.lr, "),
+        (
+            {"data.seed": "3"},
+            r"refused: data.seed cannot be changed .* These can: model.optimizer.kind, model.optimizer.lr, ",
+        ),
         ({"model.optimizer.lr": "0"}, r"refused: model.optimizer.lr=0: must be above 0"),
         ({"model.transformer.dropout": "1"}, r"refused: model.transformer.dropout=1: must be at least 0 and below 1"),
         ({"model.optimizer.lr": "nan"}, r"refused: model.optimizer.lr=nan: must be above 0"),
@@ -233,3 +216,103 @@ def test_a_rollback_to_no_checkpoint_is_refused(tmp_path: Path) -> None:
     run(tmp_path, ask)
     assert "step-00000099" in ask.answers()[0]
     assert newest_valid_checkpoint(tmp_path).name == folder_name(STEPS)
+
+
+SWAPS = {
+    3: {"model.optimizer.kind": "muon", "model.optimizer.lr": "0.02", "model.optimizer.adamw_lr": "0.01"},
+    4: {"model.transformer.feed_forward.activation": "relu2"},
+    6: {"model.optimizer.adamw_lr": "0.001", "model.optimizer.lr": "0.002"},
+}
+
+
+@pytest.fixture(scope="module")
+def swapped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, torch.Tensor], Ask]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(control, "SECONDS_BETWEEN_LOOKS", 0.0)
+        ask = Ask(SWAPS)
+        folder = tmp_path_factory.mktemp("swapped")
+        return folder, run(folder, ask), ask
+
+
+def test_another_optimizer_starts_without_state_at_the_schedule_s_place(tmp_path: Path, swapped: Any) -> None:
+    folder, _, ask = swapped
+    plain = Ask({})
+    run(tmp_path, plain, optimizer=MuonConfig(lr=0.02, adamw_lr=0.01))
+    for step in range(3, 6):
+        assert ask.rates[step] == pytest.approx(plain.rates[step])
+    assert ask.rates[6] == pytest.approx([rate / 10 for rate in plain.rates[6]])
+    state = torch.load(folder / "checkpoints" / folder_name(STEPS) / "training_state.pt", weights_only=True)
+    counters = {float(s["step"]) for s in state["optimizer_states"][0]["state"].values() if "step" in s}
+    assert counters == {STEPS - 3.0}
+    assert ask.answers()[0] == "after step 3: model.optimizer adamw -> muon"
+
+
+def test_another_activation_is_in_the_weights_config(swapped: Any) -> None:
+    for step, name in ((3, "silu"), (4, "relu2"), (STEPS, "relu2")):
+        config = read_config(swapped[0] / "checkpoints" / folder_name(step))
+        assert config.feed_forward.activation == name
+
+
+@pytest.mark.parametrize("die_after", [2, 3, 5, 7])
+def test_a_resumed_run_has_the_optimizer_and_activation_of_its_step(
+    tmp_path: Path, swapped: Any, die_after: int
+) -> None:
+    run(tmp_path, Ask(SWAPS, die_after), every=3)
+    left = {step: changes for step, changes in SWAPS.items() if step > die_after}
+    end = run(tmp_path, Ask(left), resume=newest_valid_checkpoint(tmp_path), every=3)
+    assert same(end, swapped[1])
+
+
+class GoBack(Ask):
+    """Puts the run back to a checkpoint while it goes on, once."""
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        if trainer.global_step == 5 and not self.die_after:
+            self.die_after = 99
+            pl_module.after_step = lambda: self._back(trainer)  # type: ignore[assignment]
+
+    def _back(self, trainer: L.Trainer) -> None:
+        restore_run(trainer, Path(trainer.default_root_dir) / "checkpoints" / folder_name(2))
+        restart_loader(trainer)
+
+
+def test_a_rollback_past_a_swap_makes_it_again(tmp_path: Path, swapped: Any) -> None:
+    assert same(run(tmp_path, GoBack(SWAPS)), swapped[1])
+
+
+def test_another_kind_typed_on_resume_is_a_swap_and_other_numbers_of_the_same_kind_hold(tmp_path: Path) -> None:
+    run(tmp_path, Ask({}, die_after=4))
+    resume = newest_valid_checkpoint(tmp_path)
+    asked = Ask({4: SWAPS[3]})
+    by_request = run(tmp_path / "asked", asked)
+    by_config = run(tmp_path, Ask({}), resume=resume, optimizer=MuonConfig(lr=0.02, adamw_lr=0.01))
+    assert same(by_request, by_config)
+    other = run(tmp_path, Ask({}), resume=resume, optimizer=AdamWConfig(lr=1e-2, betas=(0.5, 0.6)))
+    assert not same(other, run(tmp_path, Ask({}), resume=resume))
+    with pytest.raises(ValueError, match=r"decay_embeddings=True, but the checkpoint was trained with False"):
+        run(tmp_path, Ask({}), resume=resume, optimizer=AdamWConfig(lr=1e-2, decay_embeddings=True))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"model.optimizer.kind": "sgd"}, "refused: model.optimizer.kind=sgd: must be one of adamw, muon"),
+        (
+            {"model.optimizer.kind": "muon", "model.optimizer.lr": "0.1"},
+            "refused: model.optimizer.adamw_lr is not given",
+        ),
+        (
+            {"model.optimizer.kind": "muon", "model.optimizer.rate": "1"},
+            "refused: model.optimizer.rate is no field of ",
+        ),
+        ({**SWAPS[3], "model.optimizer.momentum": "1.5"}, "refused: optimizer.momentum=1.5: must be in"),
+        ({**SWAPS[3], "model.optimizer.lr": "fast"}, "refused: model.optimizer: "),
+        ({"model.optimizer.kind": "adamw", "model.optimizer.lr": "0.1"}, "refused: the optimizer is adamw already"),
+        ({"model.transformer.feed_forward.activation": "tanh"}, "refused: .*activation=tanh: must be one of silu, "),
+    ],
+)
+def test_a_swap_that_cannot_be_is_refused(tmp_path: Path, changes: dict[str, str], said: str) -> None:
+    ask = Ask({2: changes})
+    run(tmp_path, ask, max_steps=3)
+    assert re.match(said, ask.answers()[0] or ""), ask.answers()
+    assert read_changes(tmp_path) == []

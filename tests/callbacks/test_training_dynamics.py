@@ -23,7 +23,7 @@ def test_the_norm_of_a_part_is_that_of_its_tensors_joined() -> None:
         "blocks.0.a.y": torch.tensor([[4.0]]),
         "head.w": torch.tensor([2.0]),
     }
-    norms = part_norms(tensors)
+    norms = part_norms(tensors.items())
     assert {part: float(norm) for part, norm in norms.items()} == {"blocks.0.a": 5.0, "head": 2.0}
 
 

@@ -3,11 +3,10 @@ from pathlib import Path
 
 import pytest
 
+from lmstack.cli.compare_tokenizers import report
 from lmstack.cli.data import baselines, build, last_validation, verify
 from lmstack.cli.main import main
-from lmstack.cli.tokenizer import report, train
-from lmstack.prep.split import is_validation
-from lmstack.tokenization import Tokenizer
+from lmstack.cli.tokenizer import train
 from tiny_corpus import tiny_corpus
 
 
@@ -30,35 +29,6 @@ def test_text_becomes_a_tokenizer_and_a_corpus_with_a_table_of_its_sources(
     assert "bytes/token" in shown
     assert "tokens/word" in shown
     assert "every shard is as it was built" in shown
-
-
-def test_a_tokenizer_is_trained_on_the_training_side_only(tmp_path: Path) -> None:
-    import hashlib
-
-    texts = [f"{'QZX' * 30} {i}" if i % 2 else f"plain words and more {i}" for i in range(40)]
-    keys = [hashlib.blake2b(text.encode(), digest_size=16).hexdigest() for text in texts]
-    held_out = [text for text, key in zip(texts, keys, strict=True) if is_validation(key, 0, 0.3)]
-    kept = [text for text, key in zip(texts, keys, strict=True) if not is_validation(key, 0, 0.3)]
-    lines = [text for text in texts if text in kept or "QZX" in text]
-    lines = [text for text in lines if not (text in kept and "QZX" in text)]  # QZX in held-out documents only
-    assert any("QZX" in text for text in held_out)
-    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in lines))
-    sources = {"a": str(tmp_path / "a.jsonl")}
-    train(output=str(tmp_path / "t"), sources=sources, vocab_size=265, validation_fraction=0.3)
-    assert len(Tokenizer.load(tmp_path / "t").encode("QZX")) == 3
-    train(output=str(tmp_path / "u"), sources=sources, vocab_size=265, validation_fraction=0.0)
-    assert len(Tokenizer.load(tmp_path / "u").encode("QZX")) < 3
-
-
-def test_byte_and_character_tokenizers_have_vocabularies_of_their_own(tmp_path: Path, texts: str) -> None:
-    train(output=str(tmp_path / "b"), sources={"a": texts}, kind="byte")
-    train(output=str(tmp_path / "c"), sources={"a": texts}, kind="char")
-    assert Tokenizer.load(tmp_path / "b").vocab_size == 257
-    assert Tokenizer.load(tmp_path / "c").eot_id is None
-    with pytest.raises(ValueError, match="bpe needs a vocab_size"):
-        train(output=str(tmp_path / "d"), sources={"a": texts})
-    with pytest.raises(ValueError, match="vocab_size=99 with kind=byte"):
-        train(output=str(tmp_path / "d"), sources={"a": texts}, kind="byte", vocab_size=99)
 
 
 def test_baselines_are_shown_beside_a_run_and_kept_with_the_corpus(

@@ -6,30 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmstack.data.mixture import WEIGHT_UNIT, Mixture, permute, round_weights, tijdeman_order
+from lmstack.data.mixture import WEIGHT_UNIT, Mixture, Phase, round_weights, tijdeman_order
 
 
 def triples(mixture: Mixture, count: int) -> list[tuple[int, int, int]]:
     rows = mixture.rows(np.arange(count))
     return list(zip(rows.source.tolist(), rows.epoch.tolist(), rows.start.tolist(), strict=True))
-
-
-@given(size=st.integers(1, 3000), seed=st.integers(0, 2**64 - 1))
-@settings(max_examples=100, deadline=None)
-def test_a_permutation_sends_every_index_somewhere_else_of_the_range_once(size: int, seed: int) -> None:
-    found = permute(np.arange(size), np.full(size, seed, dtype=np.uint64), size)
-    assert sorted(found.tolist()) == list(range(size))
-
-
-@pytest.mark.parametrize(("size", "bound"), [(5, 57), (7, 90), (8, 110)])  # p = 1e-6 for (size - 1)^2 degrees
-def test_permutations_are_shuffled_evenly(size: int, bound: float) -> None:
-    draws = 14_000
-    keys = np.random.default_rng(0).integers(0, 2**63, draws).astype(np.uint64)
-    counts = np.zeros((size, size))
-    for index in range(size):
-        np.add.at(counts[index], permute(np.full(draws, index), keys, size), 1)
-    chi2 = ((counts - draws / size) ** 2 / (draws / size)).sum()
-    assert chi2 < bound
 
 
 @pytest.mark.parametrize("num_tokens", [(100, 37, 53), (64,)])
@@ -124,6 +106,55 @@ def test_positions_far_along_are_as_quick_as_the_first() -> None:
 def test_sources_and_weights_that_cannot_be_mixed_are_refused() -> None:
     with pytest.raises(ValueError, match="A source of 3 tokens is shorter than one row of sequence_length=4"):
         Mixture((100, 3), 4, None, seed=0)
-    for weights in ((1.0, 0.0), (1.0, 1e-9)):
-        with pytest.raises(ValueError, match="Leave the source out"):
+    with pytest.raises(ValueError, match="Give 0 to leave the source out"):
+        Mixture((100, 100), 4, (1.0, 1e-9), seed=0)
+    for weights in ((1.0, -1.0), (0.0, 0.0), (1.0, float("inf"))):
+        with pytest.raises(ValueError, match="must not be negative, infinite or all 0"):
             Mixture((100, 100), 4, weights, seed=0)
+    for starts in ((0,), (8, 8), (9, 3)):
+        with pytest.raises(ValueError, match="each must begin after the one before it"):
+            Mixture((100, 100), 4, (1.0, 1.0), 0, tuple(Phase(start, (1.0, 1.0)) for start in starts))
+
+
+def test_a_weight_of_zero_takes_nothing() -> None:
+    rows = Mixture((100, 100, 100), 4, (1.0, 0.0, 3.0), seed=0).rows(np.arange(400))
+    assert np.bincount(rows.source, minlength=3).tolist() == [100, 0, 300]
+
+
+PHASED = Mixture(
+    (40, 400, 80), 4, (0.6, 0.4, 0.0), 2, (Phase(37, (0.1, 0.2, 0.7)), Phase(WEIGHT_UNIT, (0.0, 0.0, 1.0)))
+)
+
+
+def test_each_phase_keeps_its_own_shares() -> None:
+    source = PHASED.rows(np.arange(WEIGHT_UNIT + 900)).source
+    for phase, stop in zip(PHASED.phases, (37, WEIGHT_UNIT, WEIGHT_UNIT + 900), strict=True):
+        own = source[phase.first_row : stop]
+        exact = np.array(round_weights(phase.weights)) / WEIGHT_UNIT
+        for s in range(3):
+            assert np.abs(np.cumsum(own == s) - exact[s] * np.arange(1, len(own) + 1)).max() <= 1
+
+
+def test_a_source_goes_on_with_its_epoch_where_a_phase_begins() -> None:
+    rows = PHASED.rows(np.arange(900))
+    for source, per_epoch in enumerate(PHASED.rows_per_epoch):
+        own = np.flatnonzero(rows.source == source)
+        assert rows.epoch[own].tolist() == [i // per_epoch for i in range(len(own))]
+        for first in range(0, len(own) - per_epoch, per_epoch):  # every row of an epoch once, across the boundary too
+            assert len(set(rows.start[own][first : first + per_epoch].tolist())) == per_epoch
+
+
+def test_rows_around_a_boundary_do_not_depend_on_how_they_are_asked_for() -> None:
+    whole = PHASED.rows(np.arange(80))
+    one_by_one = [PHASED.rows(np.array([i])) for i in range(80)]
+    for field in ("source", "epoch", "start"):
+        assert [int(getattr(row, field)[0]) for row in one_by_one] == getattr(whole, field).tolist()
+    before = Mixture((40, 400, 80), 4, (0.6, 0.4, 0.0), seed=2).rows(np.arange(37))
+    assert np.array_equal(before.start, whole.start[:37])  # what comes later changes nothing before it
+
+
+@given(first=st.integers(0, 3 * WEIGHT_UNIT), length=st.integers(0, 2000))
+@settings(max_examples=30, deadline=None)
+def test_rows_are_counted_as_they_are_taken(first: int, length: int) -> None:
+    source = PHASED.rows(np.arange(first, first + length)).source
+    assert PHASED.rows_taken(first, first + length).tolist() == np.bincount(source, minlength=3).tolist()

@@ -8,7 +8,7 @@ import torch
 
 from lmstack.data.batch import IGNORE_INDEX, PADDING_DOCUMENT, TokenBatch
 from lmstack.data.batch_size import BatchSizePlan, BatchSizeWarmup
-from lmstack.data.mixture import Mixture
+from lmstack.data.mixture import Mixture, Phase
 from lmstack.data.pretraining_rows import TrainRows, ValidationRows, order_identity
 from lmstack.data.rank import Rank
 from lmstack.data.step_loader import StepLoader, ValidationLoader
@@ -34,13 +34,14 @@ def loader(
     rank: Rank | None = None,
     workers: int = 0,
     weights: tuple[float, ...] | None = None,
+    later: tuple[Phase, ...] = (),
     max_tokens: int | None = None,
     warmup: BatchSizeWarmup | None = None,
     seed: int = 3,
     global_batch_size: int = 4,
     micro_batch_size: int = 2,
 ) -> StepLoader:
-    mixture = Mixture(tuple(s.num_tokens for s in shards), T, weights, seed)
+    mixture = Mixture(tuple(s.num_tokens for s in shards), T, weights, seed, later)
     plan = BatchSizePlan(global_batch_size, T, max_tokens, warmup)
     rows = TrainRows(shards, mixture, plan, TOKENIZER, micro_batch_size, rank or Rank())
     return StepLoader(rows, order_identity("abc", mixture), workers)
@@ -83,6 +84,42 @@ def test_resume_at_every_offset_in_an_epoch_and_across_epochs_goes_on_exactly(
         second.load_state_dict(first.state_dict())
         assert second.state_dict() == first.state_dict()
         assert take(second, total - done) == whole[done:]
+
+
+PHASES = (Phase(22, (0.0, 1.0)), Phase(50, (0.5, 0.5)))  # inside the sixth step, and inside the thirteenth
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_resume_at_every_offset_around_a_phase_goes_on_exactly(shards: list[TokenShards], workers: int) -> None:
+    options = {"weights": (0.75, 0.25), "later": PHASES}
+    whole = take(loader(shards, **options), 16)
+    for done in range(3, 15) if workers == 0 else (5, 6):
+        first = loader(shards, **options, workers=workers)
+        assert take(first, done) == whole[:done]
+        second = loader(shards, **options, workers=workers)
+        second.load_state_dict(first.state_dict())
+        assert take(second, 16 - done) == whole[done:]
+
+
+def test_phases_are_the_same_for_any_number_of_ranks(shards: list[TokenShards]) -> None:
+    options = {"weights": (0.75, 0.25), "later": PHASES}
+    whole = take(loader(shards, **options), 16)
+    for world_size in (2, 4):
+        ranks = [loader(shards, **options, rank=Rank(r, world_size), micro_batch_size=1) for r in range(world_size)]
+        assert joined([take(one, 16) for one in ranks]) == whole
+
+
+def test_a_position_in_other_phases_is_refused(shards: list[TokenShards]) -> None:
+    state = loader(shards, weights=(0.75, 0.25)).state_dict()
+    with pytest.raises(ValueError, match=r"its phases is \[\]"):
+        loader(shards, weights=(0.75, 0.25), later=PHASES).load_state_dict(state)
+    with_phases = loader(shards, weights=(0.75, 0.25), later=PHASES).state_dict()
+    with pytest.raises(ValueError, match="its phases is "):
+        loader(shards, weights=(0.75, 0.25), later=PHASES[:1]).load_state_dict(with_phases)
+    with pytest.raises(ValueError, match="its phases is "):
+        loader(shards, weights=(0.75, 0.25)).load_state_dict(with_phases)
+    del state["phases"]  # a checkpoint from before there were phases
+    loader(shards, weights=(0.75, 0.25)).load_state_dict(state)
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2, 3])

@@ -13,6 +13,9 @@ import copy
 import torch
 from torch._dynamo.utils import counters
 
+from lmstack.models.activation_checkpointing import (
+    BudgetCheckpointing, FullCheckpointing, MatmulCheckpointing, compiler_backend
+)
 from lmstack.models.config import AttentionConfig
 from tiny_transformer import gradients, tokens, transformer
 
@@ -21,12 +24,14 @@ documents = torch.tensor([[0] * 6 + [1] * 10, [0] * 12 + [3] * 4])
 for changes in ({}, {"attention": AttentionConfig(window=4, softcap=3.0, qk_norm=True)}):
     eager = transformer(num_layers=2, **changes)
     compiled = copy.deepcopy(eager)
-    for block in compiled.blocks:
-        block.compile(fullgraph=True)
     assert compiled.head_weight is compiled.embedding.weight
     assert compiled.state_dict().keys() == eager.state_dict().keys()
-    for recompute in (False, True):
-        eager.activation_checkpointing = compiled.activation_checkpointing = recompute
+    for choice in (None, FullCheckpointing(), MatmulCheckpointing(), BudgetCheckpointing(0.3)):
+        torch._dynamo.reset()
+        for model in (eager, compiled):
+            model.checkpoint_activations(choice)
+        for block in compiled.blocks:
+            block.compile(fullgraph=True, backend=compiler_backend(choice))
         ids = tokens(2, 16)
         outputs = [model.logits(model(ids, document_ids=documents)) for model in (eager, compiled)]
         torch.testing.assert_close(outputs[0], outputs[1], rtol=0, atol=1e-4)

@@ -200,38 +200,6 @@ def test_a_block_is_its_equation(placement: Any, parallel: bool) -> None:
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("packed", [False, True])
-def test_activation_checkpointing_gives_the_same_gradients(packed: bool) -> None:
-    model = transformer(dropout=0.2).train()
-    ids, documents = tokens(2, 16), DOCUMENTS if packed else None
-    results = []
-    for recompute in (False, True):
-        model.activation_checkpointing = recompute
-        torch.manual_seed(5)
-        results.append(gradients(model, model.logits(model(ids, document_ids=documents)).square().mean()))
-    assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
-
-
-def test_activation_checkpointing_keeps_less_for_the_backward_pass() -> None:
-    model = transformer(num_layers=4)
-
-    def kept() -> int:
-        sizes: dict[int, int] = {}
-
-        def pack(tensor: Tensor) -> Tensor:
-            storage = tensor.untyped_storage()
-            sizes[storage.data_ptr()] = storage.nbytes()
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            model(tokens(4, 32)).sum()
-        return sum(sizes.values())
-
-    everything = kept()
-    model.activation_checkpointing = True
-    assert kept() < everything / 2
-
-
 def test_dropout_acts_in_training_and_keeps_the_expectation() -> None:
     model = transformer(dropout=0.5, num_layers=1)
     plain = transformer(num_layers=1)

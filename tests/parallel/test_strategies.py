@@ -1,19 +1,14 @@
 """Every strategy takes the steps of one process, and goes on from the checkpoints of every other."""
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from lmstack.models.checkpoint_folder import newest_valid_checkpoint
+from parallel_runs import DEEPSPEED, assert_alike, result, runs
 
-SCRIPT = Path(__file__).parents[1] / "recipes" / "strategy_runs.py"
 ADAMW = {"steps": 3, "clip": 0.5}
 SGD = {"steps": 3, "optimizer": "sgd"}
 AVERAGING = {"period": 1, "outer_lr": 1.0, "outer_momentum": 0.0}
@@ -25,56 +20,26 @@ FAST: dict[str, dict[str, Any]] = {
 }
 
 
-def runs(folder: Path, world_size: int, specs: dict[str, dict[str, Any]]) -> None:
-    """Each run in a folder of its name; all in the same processes."""
-    file = folder / f"runs-{world_size}-{'-'.join(specs)[:80]}.json"
-    file.write_text(json.dumps([{"folder": str(folder / name)} | spec for name, spec in specs.items()]))
-    environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT")}
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", SCRIPT, file, str(world_size)],
-        env=environment | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=1200,
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
-
-
-def result(folder: Path) -> dict[str, Any]:
-    checkpoint = newest_valid_checkpoint(folder)
-    assert checkpoint is not None
-    state = torch.load(checkpoint / "training_state.pt", weights_only=True)
-    found: dict[str, Any] = torch.load(folder / "result.pt", weights_only=True)
-    return found | {"weights": load_file(checkpoint / "model.safetensors"), "optimizer": state["optimizer_states"][0]}
-
-
-def assert_alike(got: dict[str, Any], wanted: dict[str, Any], *, tolerance: float, norms: bool = True) -> None:
-    assert got["losses"] == pytest.approx(wanted["losses"], abs=tolerance)
-    if norms:
-        assert got["norms"] == pytest.approx(wanted["norms"], rel=tolerance)
-    assert got["val"] == pytest.approx(wanted["val"], rel=tolerance)
-    assert list(got["weights"]) == list(wanted["weights"])
-    for name, weight in wanted["weights"].items():
-        torch.testing.assert_close(got["weights"][name], weight, rtol=0, atol=tolerance, msg=name)
-    groups = [[group["params"] for group in each["optimizer"]["param_groups"]] for each in (got, wanted)]
-    assert groups[0] == groups[1]
-    for number, entry in wanted["optimizer"]["state"].items() if norms else ():
-        for key, value in entry.items():
-            torch.testing.assert_close(got["optimizer"]["state"][number][key], value, rtol=0, atol=tolerance)
-
-
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("two")
     local = {"strategy": "local_sgd", "changes": AVERAGING} | SGD
-    runs(folder, 1, {"single": {"strategy": "single"} | ADAMW, "single_sgd": {"strategy": "single"} | SGD})
-    runs(folder, 2, {name: spec | ADAMW for name, spec in FAST.items()} | {"local_sgd": local})
+    untied = {"shape": "untied"} | ADAMW
+    alone = {"single": ADAMW, "single_sgd": SGD, "single_untied": untied}
+    runs(folder, 1, {name: {"strategy": "single"} | spec for name, spec in alone.items()})
+    others = {"local_sgd": local, "pipeline_untied": {"strategy": "pipeline"} | untied}
+    runs(folder, 2, {name: spec | ADAMW for name, spec in FAST.items()} | others)
     return folder
 
 
 @pytest.mark.parametrize("name", FAST)
 def test_two_processes_take_the_steps_of_one(two_processes: Path, name: str) -> None:
     assert_alike(result(two_processes / name), result(two_processes / "single"), tolerance=1e-5)
+
+
+def test_a_pipeline_s_norm_counts_all_stages_also_where_the_last_has_no_embedding(two_processes: Path) -> None:
+    got, wanted = result(two_processes / "pipeline_untied"), result(two_processes / "single_untied")
+    assert_alike(got, wanted, tolerance=1e-5)
 
 
 def test_local_sgd_that_averages_after_every_step_of_sgd_is_data_parallel_training(two_processes: Path) -> None:
@@ -125,7 +90,7 @@ def test_in_float64_only_the_norm_that_clips_is_rounded(
 def test_every_strategy_goes_on_from_the_checkpoints_of_every_other(tmp_path: Path) -> None:
     """Two steps, then two more elsewhere: the four steps of one process."""
     common = {"planned_steps": 4, "clip": 0.5}
-    places = {1: {"single": {"strategy": "single"}}, 2: FAST}
+    places = {1: {"single": {"strategy": "single"}}, 2: FAST | DEEPSPEED}
     runs(tmp_path, 1, {"whole": {"strategy": "single", "steps": 4} | common})
     for world_size, specs in places.items():
         runs(tmp_path, world_size, {f"from_{n}": spec | {"steps": 2} | common for n, spec in specs.items()})

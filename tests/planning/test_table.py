@@ -1,8 +1,9 @@
 import pytest
 from rich.console import Console
 
+from lmstack.data.mixture_plan import PlannedSource
 from lmstack.models.config import DenseConfig, GaussianInit, RotaryConfig, TransformerConfig
-from lmstack.planning import Speed, describe_run, plan_run
+from lmstack.planning import Speed, describe_mixture, describe_run, plan_run
 from lmstack.planning.table import duration, quantity, size
 
 
@@ -52,3 +53,19 @@ def test_the_table_says_what_the_run_will_do() -> None:
     text = console.export_text()
     for said in ("runs/x", "2 rows x 2 micro-batches x 2 devices x 32 tokens", "1,000", "256k", "at 1GFLOP/s a device"):
         assert said in text
+
+
+def test_the_mixture_has_a_line_for_each_source_of_each_phase() -> None:
+    sources = [
+        PlannedSource(1, "web[a]", 9_000_000, 0.9, 0.45, False),
+        PlannedSource(1, "books", 1_000_000, 0.1, 4.0, True),
+        PlannedSource(2, "web[a]", 500_000, 1.0, 0.475, False),
+    ]
+    console = Console(width=100)
+    with console.capture() as captured:
+        console.print(describe_mixture(sources))
+    assert [line.split() for line in captured.get().splitlines()[1:]] == [
+        ["1", "web[a]", "9M", "90.0%", "0.45"],
+        ["1", "books", "1M", "10.0%", "4", "less", "than", "its", "weight:", "max_epochs"],
+        ["2", "web[a]", "500k", "100.0%", "0.475"],
+    ]

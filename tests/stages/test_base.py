@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from lmstack.data.batch import IGNORE_INDEX
+from lmstack.models.activation_checkpointing import BudgetCheckpointing
 from lmstack.optim.schedules import LinearSchedule
 from lmstack.stages import LanguageModule
 from tiny_run import StepData, batch_of, random_rows, tiny_config, tiny_stage, tiny_trainer
@@ -178,3 +179,14 @@ def test_a_scaler_of_gradients_is_refused(tmp_path: Path) -> None:
     plugin = MixedPrecision("16-mixed", device="cpu", scaler=torch.amp.GradScaler("cpu"))
     with pytest.raises(ValueError, match=r"trainer.precision=16-mixed: .*Use bf16-mixed"):
         tiny_trainer(tmp_path, plugins=[plugin]).fit(tiny_stage(), StepData([[batch_of(ROWS)]]))
+
+
+def test_a_budget_of_activations_needs_the_compiler_and_no_dropout() -> None:
+    budget = BudgetCheckpointing(0.5)
+    with pytest.raises(ValueError, match=r"the compiler that chooses. Set model.compile_blocks=true"):
+        tiny_stage(activation_checkpointing=budget)
+    with pytest.raises(ValueError, match=r"kind=budget with dropout=0.1: .*wrong gradients"):
+        tiny_stage(config=tiny_config(dropout=0.1), activation_checkpointing=budget, compile_blocks=True)
+    assert (
+        tiny_stage(activation_checkpointing=budget, compile_blocks=True).transformer.activation_checkpointing == budget
+    )

@@ -1,10 +1,21 @@
 import os
+import pydoc_data.topics
 import subprocess
 import sys
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from lmstack.tokenization import char_tokenizer, train_bpe
+from lmstack.tokenization import (
+    Tokenizer,
+    WordSplit,
+    byte_tokenizer,
+    char_tokenizer,
+    train_bpe,
+    train_bpe_sizes,
+    train_unigram,
+)
 
 TEXT = ["low lower lowest newer newest wide wider widest " * 20, "don't DON'T 1234567 a  b\n\n  c"]
 
@@ -57,7 +68,59 @@ def test_training_gives_the_same_tokenizer_in_another_process_with_other_threads
 def test_too_small_a_vocabulary_and_too_little_text_are_refused_with_the_way_out() -> None:
     with pytest.raises(ValueError, match=r"vocab_size=200 is below 257"):
         train_bpe(TEXT, 200)
-    with pytest.raises(ValueError, match=r"vocab_size=5000, but the text holds pairs for (\d+) tokens only"):
+    with pytest.raises(ValueError, match=r"vocab_size=5000, but the text is enough for (\d+) tokens only"):
         train_bpe(TEXT, 5000)
     with pytest.raises(ValueError, match="hold no character"):
         char_tokenizer(["", ""])
+
+
+TOPICS = sorted(pydoc_data.topics.topics.values())
+MIXED = [*TEXT, *TOPICS[:2], "天地玄黃，宇宙洪荒。日月盈昃，辰宿列張。" * 99, "def f(x):\n        return x + 1\n" * 9]
+UNIGRAM = train_unigram(MIXED, 300)
+BPE = train_bpe(MIXED, 300)
+
+
+@pytest.mark.parametrize("tokenizer", [UNIGRAM, BPE], ids=["unigram", "bpe"])
+@given(text=st.text())
+@settings(max_examples=200, deadline=None)
+def test_every_text_comes_back_as_it_was(tokenizer: Tokenizer, text: str) -> None:
+    for probe in (text, text + "<0x41><|endoftext|>▁天" + text):
+        ids = tokenizer.encode(probe)
+        assert tokenizer.decode(ids) == probe
+        assert sum(tokenizer.byte_lengths[ids]) == len(probe.encode())
+
+
+def test_a_unigram_tokenizer_has_the_size_asked_for_every_byte_and_longer_pieces() -> None:
+    assert UNIGRAM.vocab_size == 300
+    assert (UNIGRAM.eot_id, UNIGRAM.decode([299])) == (299, "<|endoftext|>")
+    assert sorted(UNIGRAM.byte_lengths.tolist())[:257] == [0] + [1] * 256
+    assert len(UNIGRAM.encode("lowest newest widest")) < len(byte_tokenizer().encode("lowest newest widest")) / 2
+    with pytest.raises(ValueError, match="vocab_size=200 is below 257"):
+        train_unigram(TEXT, 200)
+
+
+def test_a_smaller_vocabulary_cut_from_a_larger_one_is_the_one_that_training_gives() -> None:
+    texts = [*TOPICS[2:25], *MIXED]
+    sizes = [257, 258, 300, 411, 1000]
+    cut = train_bpe_sizes(texts, sizes)
+    assert {size: tokenizer.vocab_size for size, tokenizer in cut.items()} == {size: size for size in sizes}
+    for size in sizes:
+        assert cut[size].fingerprint == train_bpe(texts, size).fingerprint
+
+
+@given(words=st.lists(st.text("abc", min_size=1, max_size=9), min_size=3, max_size=30), size=st.integers(257, 275))
+@settings(max_examples=150, deadline=None)
+def test_a_cut_vocabulary_is_the_trained_one_of_any_words(words: list[str], size: int) -> None:
+    try:
+        cut = train_bpe_sizes(words, [size, 275])[size]
+    except ValueError:  # too few pairs for 275
+        return
+    assert cut.fingerprint == train_bpe(words, size).fingerprint
+
+
+def test_no_token_crosses_a_word() -> None:
+    tokenizer = train_bpe(MIXED, 330, split=WordSplit(max_digits=1, chinese="characters"))
+    for piece in (tokenizer.decode([i]) for i in range(tokenizer.vocab_size - 1)):
+        assert sum(character.isdigit() for character in piece) <= 1
+        assert sum("\u4e00" <= character <= "\u9fff" for character in piece) <= 1
+    assert any(len(tokenizer.encode(c)) == 1 for c in "天地")

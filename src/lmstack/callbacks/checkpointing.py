@@ -48,6 +48,8 @@ class Checkpointing(Checkpoint):
         monitor: A validation metric.
         mode: Whether the least or the largest value is best.
         asynchronous: Write in the background, from a copy of the state in host memory.
+        sharded: Let each process write the part of weights and optimizer state that it holds (`shards/` in the
+            checkpoint) instead of gathering all in the first one; for strategies that cut the model over a mesh.
     """
 
     def __init__(
@@ -60,11 +62,18 @@ class Checkpointing(Checkpoint):
         monitor: str = "val/loss",
         mode: Literal["min", "max"] = "min",
         asynchronous: bool = False,
+        sharded: bool = False,
     ) -> None:
+        if asynchronous and sharded:
+            raise ValueError(
+                "callbacks.checkpointing: with sharded=true the processes wait for each other while they write, which "
+                "would stop training in the background too. Set asynchronous=false, or sharded=false."
+            )
         self.retention = Retention(keep_last, keep_best, keep_every_hours, monitor, mode)
         self.every_n_steps = every_n_steps
         self.every_n_minutes = every_n_minutes
         self.asynchronous = asynchronous
+        self.sharded = sharded
         self.metrics: dict[str, float] = {}
         self._last_save_time = time.monotonic()
         self._due = False
@@ -78,11 +87,20 @@ class Checkpointing(Checkpoint):
             trainer: The trainer.
             pl_module: The stage.
             stage: `fit`, `validate`, `test` or `predict`.
+
+        Raises:
+            ValueError: There is nothing to shard.
         """
+        if self.sharded and not getattr(trainer.strategy, "saves_shards", False):
+            raise ValueError(
+                f"callbacks.checkpointing.sharded=true: {type(trainer.strategy).__name__} does not cut the model over "
+                "a mesh of processes. Set it to false, or use strategy=fsdp2, tp, pipeline or one of their products."
+            )
         if stage == "fit" and trainer.is_global_zero:
             remove_partial(self._run_folder(trainer))
-        if isinstance(trainer.strategy.checkpoint_io, FolderCheckpointIO) and self.asynchronous:
-            trainer.strategy.checkpoint_io.asynchronous = True
+        if isinstance(trainer.strategy.checkpoint_io, FolderCheckpointIO):
+            trainer.strategy.checkpoint_io.asynchronous |= self.asynchronous
+            trainer.strategy.checkpoint_io.sharded = self.sharded
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Note where training starts, and rename later checkpoints: damaged ones, or those of a future given up.

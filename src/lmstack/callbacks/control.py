@@ -1,5 +1,6 @@
 """Changes of a run that goes on: `lmstack control`."""
 
+import json
 import logging
 import time
 from pathlib import Path
@@ -9,8 +10,9 @@ import lightning as L
 import torch
 
 from lmstack.callbacks.checkpointing import Checkpointing, Leave
+from lmstack.callbacks.optimizer_swap import config_of, rewrite_fields, swap_optimizer
 from lmstack.callbacks.preemption import EX_INTERRUPTED
-from lmstack.callbacks.settings import Setting, settings_of
+from lmstack.callbacks.settings import OPTIMIZER, WEIGHTS, Setting, settings_of
 from lmstack.control_requests import answer, take_request
 from lmstack.models.checkpoint_folder import DamagedCheckpointError, folder_name, read_manifest, set_aside_after
 from lmstack.run_record import add_change, read_changes
@@ -32,12 +34,40 @@ class Control(L.Callback):
     """
 
     def __init__(self) -> None:
-        self.values: dict[str, float | None] = {}
+        self.values: dict[str, Any] = {}
+        self._configured: dict[str, Any] = {}
         self._settings: dict[str, Setting] = {}
         self._restored: dict[str, Any] | None = None
         self._to_come: list[dict[str, Any]] = []
         self._last_look = 0.0
         self._group: torch.distributed.ProcessGroup | None = None
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Note what the config says, before a checkpoint changes it.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The stage.
+            stage: Ignored.
+        """
+        self._configured = {key: setting.value for key, setting in settings_of(trainer, pl_module).items()}
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Take the optimizer that the checkpoint has the state of.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The stage.
+            checkpoint: Lightning's dictionary.
+        """
+        saved = checkpoint["callbacks"].get(self.state_key, {"values": {}})["values"].get(OPTIMIZER)
+        stage: Any = pl_module
+        if saved is None or saved["kind"] == stage.optimizer_config.kind:
+            return
+        if trainer.optimizers:  # a rollback, in the middle of training
+            swap_optimizer(trainer, stage, saved)
+        else:
+            stage.optimizer_config = config_of(saved)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Put back what was changed, and look up what is to be changed again.
@@ -47,21 +77,15 @@ class Control(L.Callback):
             pl_module: The stage.
         """
         self._settings = settings_of(trainer, pl_module)
-        configured = {key: setting.configured for key, setting in self._settings.items()}
-        self.values = dict(configured)
-        typed: dict[str, float | None] = {}
-        if self._restored is not None:
-            for key, saved in self._restored["values"].items():
-                if key in self._settings and saved != self.values[key]:
-                    if not self._settings[key].is_in_optimizer:
-                        self._settings[key].write(self.values[key], saved)
-                    self.values[key] = saved
-            before = self._restored["configured"]
-            typed = {key: value for key, value in configured.items() if key in before and before[key] != value}
-        for key, value in typed.items():
-            self._record(trainer, key, value, typed=True)
-            self._set(key, value)
-        self._restored = None
+        self.values = {key: setting.value for key, setting in self._settings.items()}
+        before = {} if self._restored is None else self._restored["configured"]
+        self._put_back()
+        for key, value in self._configured.items():
+            if key in before and before[key] != value and key in self._settings:
+                if key == OPTIMIZER and before[key]["kind"] == value["kind"]:
+                    rewrite_fields(trainer, before[key], value)
+                else:
+                    self._set(trainer, key, value, {"typed": True})
         self._look_up_changes(trainer)
         folder = Path(trainer.default_root_dir)
         if trainer.is_global_zero:
@@ -85,7 +109,7 @@ class Control(L.Callback):
         while self._to_come and self._to_come[0]["step"] <= trainer.global_step:
             change = self._to_come.pop(0)
             if change["key"] in self._settings:
-                self._set(change["key"], change["to"])
+                self._set(trainer, change["key"], change["to"], None)
                 log.info("step %d: %s is %s again", trainer.global_step, change["key"], change["to"])
         request = self._agreed_request(trainer)
         if request is not None:
@@ -98,17 +122,13 @@ class Control(L.Callback):
             trainer: The trainer.
             pl_module: The stage.
         """
-        for key, saved in (self._restored or {"values": {}})["values"].items():
-            if not self._settings[key].is_in_optimizer and saved != self.values[key]:
-                self._settings[key].write(self.values[key], saved)
-            self.values[key] = saved
-        self._restored = None
+        self._settings = settings_of(trainer, pl_module)
+        self._put_back()
         self._look_up_changes(trainer)
 
     def state_dict(self) -> dict[str, Any]:
         """What the config said, and what holds."""
-        configured = {key: setting.configured for key, setting in self._settings.items()}
-        return {"configured": configured, "values": dict(self.values)}
+        return {"configured": dict(self._configured), "values": dict(self.values)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take it back.
@@ -156,18 +176,23 @@ class Control(L.Callback):
                 raise ValueError(f"unknown command {other!r}.")
 
     def _change(self, trainer: L.Trainer, texts: dict[str, str]) -> str:
+        texts = _joined(texts)
         for key in texts:
             if key not in self._settings:
+                shown = {OPTIMIZER: f"{OPTIMIZER}.kind", WEIGHTS: f"{WEIGHTS}.<source>"}
+                names = ", ".join(shown.get(name, name) for name in self._settings)
                 raise ValueError(
-                    f"{key} cannot be changed while the run goes on. These can: {', '.join(self._settings)}. For "
+                    f"{key} cannot be changed while the run goes on. These can: {names}. For "
                     "anything else, stop the run and start it again with the new value and ckpt_path=last."
                 )
-        wanted = {key: self._settings[key].parse(key, text) for key, text in texts.items()}
+        keys = sorted(texts, key=lambda key: key != WEIGHTS)  # first what may be refused when it is carried out
+        wanted = {key: self._settings[key].parse(key, texts[key]) for key in keys}
+        if OPTIMIZER in wanted and wanted[OPTIMIZER]["kind"] == self.values[OPTIMIZER]["kind"]:
+            raise ValueError(f"the optimizer is {wanted[OPTIMIZER]['kind']} already. Set its lr or weight_decay alone.")
         said = []
         for key, value in wanted.items():
             said.append(f"{key} {_shown(self.values[key])} -> {_shown(value)}")
-            self._record(trainer, key, value)
-            self._set(key, value)
+            self._set(trainer, key, value, {})
         return f"after step {trainer.global_step}: {', '.join(said)}"
 
     def _roll_back(self, trainer: L.Trainer, step: int) -> str:
@@ -194,14 +219,27 @@ class Control(L.Callback):
         assert changes is not None
         self._to_come = [change for change in changes if change["step"] > trainer.global_step]
 
-    def _record(self, trainer: L.Trainer, key: str, value: float | None, **facts: Any) -> None:
-        if trainer.is_global_zero:
-            change = {"step": trainer.global_step, "key": key, "from": self.values[key], "to": value, **facts}
+    def _set(self, trainer: L.Trainer, key: str, value: Any, facts: dict[str, Any] | None) -> None:
+        """Make a value hold, and record it with these facts; None records nothing, as for what was recorded before."""
+        before = self.values[key]
+        self._settings[key].write(before, value)
+        self.values[key] = value
+        if key == OPTIMIZER:  # its settings are others, and are what it was made with
+            self._settings = settings_of(trainer, trainer.lightning_module)
+            of_optimizer = {k: s.value for k, s in self._settings.items() if k.startswith(OPTIMIZER)}
+            others = {k: v for k, v in self.values.items() if not k.startswith(OPTIMIZER)}
+            self.values = of_optimizer | others
+        if facts is not None and trainer.is_global_zero:
+            change = {"step": trainer.global_step, "key": key, "from": before, "to": value, **facts}
             add_change(Path(trainer.default_root_dir), change)
 
-    def _set(self, key: str, value: float | None) -> None:
-        self._settings[key].write(self.values[key], value)
-        self.values[key] = value
+    def _put_back(self) -> None:
+        for key, saved in (self._restored or {"values": {}})["values"].items():
+            if key in self._settings:
+                if not self._settings[key].is_restored and saved != self.values[key]:
+                    self._settings[key].write(self.values[key], saved)
+                self.values[key] = saved
+        self._restored = None
 
     def _say(self, trainer: L.Trainer, request: dict[str, Any], said: str) -> None:
         if trainer.is_global_zero:
@@ -216,5 +254,30 @@ def _checkpointing(trainer: L.Trainer) -> Checkpointing:
     return found
 
 
-def _shown(value: float | None) -> str:
-    return "null" if value is None else f"{value:g}"
+def _joined(texts: dict[str, str]) -> dict[str, str]:
+    """With the keys of an optimizer, where its kind is among them, and those of sources as one key each."""
+    whole = [WEIGHTS, *([OPTIMIZER] if f"{OPTIMIZER}.kind" in texts else [])]
+    joined: dict[str, str] = {}
+    for key, text in texts.items():
+        parent = next((name for name in whole if key.startswith(f"{name}.")), None)
+        if parent is None:
+            joined[key] = text
+        else:
+            fields = json.loads(joined.get(parent, "{}")) | {key.removeprefix(f"{parent}."): _read(text)}
+            joined[parent] = json.dumps(fields)
+    return joined
+
+
+def _read(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return str(value["kind"]) if "kind" in value else json.dumps(value)
+    if isinstance(value, float | int):
+        return f"{value:g}"
+    return "null" if value is None else str(value)

@@ -99,8 +99,9 @@ class PostMortem(L.Callback):
             (folder / TRACEBACK).write_text("".join(traceback.format_exception(exception)))
             if self._batch is not None:
                 torch.save(plain(self._batch), folder / BATCH)
-            weights = pl_module.state_dict()
-            if self.save_weights and not any(hasattr(value, "full_tensor") for value in weights.values()):
+            weights = pl_module.state_dict(keep_vars=True)
+            are_parts = any(hasattr(value, "full_tensor") or hasattr(value, "ds_id") for value in weights.values())
+            if self.save_weights and not are_parts:
                 save_file({name: value.detach().cpu().clone() for name, value in weights.items()}, folder / WEIGHTS)
             log.error("What the run was doing is in %s: lmstack inspect post_mortem=%s", folder, folder)
         except (OSError, RuntimeError) as error:  # safetensors and torch wrap what the disk says

@@ -1,6 +1,8 @@
 """run.json at the start of every run."""
 
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 
@@ -25,6 +27,7 @@ class RunRecorder(L.Callback):
             seed=getattr(pl_module, "base_seed", None),
             resumed_from=str(trainer.ckpt_path) if trainer.ckpt_path else None,
             world_size=trainer.world_size,
+            strategy=_strategy(trainer.strategy),
             precision=str(trainer.precision),
             data_fingerprint=getattr(manifest, "fingerprint", None),
             tokenizer_fingerprint=getattr(getattr(manifest, "tokenizer", None), "fingerprint", None),
@@ -33,3 +36,9 @@ class RunRecorder(L.Callback):
         for logger in trainer.loggers:
             if isinstance(logger, MetricsCsv):
                 logger.resume_from(trainer.global_step)
+
+
+def _strategy(strategy: Any) -> dict[str, Any]:
+    """Its class, and the sizes of its mesh where it has one."""
+    layout = getattr(strategy, "layout", None)
+    return {"class": type(strategy).__name__} | ({} if layout is None else asdict(layout))

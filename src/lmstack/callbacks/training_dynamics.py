@@ -1,6 +1,7 @@
 """How large gradients, weights and updates are, part by part."""
 
 from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import lightning as L
@@ -54,9 +55,9 @@ class TrainingDynamics(L.Callback):
         """
         if (trainer.global_step + 1) % self.every_n_steps:
             return
-        parameters = _trainable(pl_module)
-        self._before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
-        gradients = {name: p.grad for name, p in parameters.items() if p.grad is not None}
+        self._before = {name: weight.clone() for name, weight in _trained(trainer, pl_module).items()}
+        own_gradients = getattr(trainer.strategy, "whole_gradients", None)
+        gradients = own_gradients() if own_gradients else _gradients(pl_module)
         self._norms = {f"gradient_norm/{part}": norm for part, norm in part_norms(gradients).items()}
 
     def on_rollback(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -82,9 +83,9 @@ class TrainingDynamics(L.Callback):
         """
         if not self._before:
             return
-        weights = {name: parameter.detach() for name, parameter in _trainable(pl_module).items()}
-        weight_norms = part_norms(weights)
-        update_norms = part_norms({name: weight - self._before[name] for name, weight in weights.items()})
+        weights = _trained(trainer, pl_module)
+        weight_norms = part_norms(weights.items())
+        update_norms = part_norms((name, weight - self._before[name]) for name, weight in weights.items())
         for part, norm in update_norms.items():
             self._norms[f"weight_norm/{part}"] = weight_norms[part]
             self._norms[f"update_norm/{part}"] = norm
@@ -105,18 +106,29 @@ def part_of(parameter_name: str) -> str:
     return ".".join(words[:3]) if words[0] == "blocks" else words[0]
 
 
-def part_norms(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def part_norms(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
     """Euclidean norm of each part: the root of the sum of its tensors' squared norms.
 
     Args:
-        tensors: By parameter name.
+        tensors: Parameter names and tensors.
     """
     norms: dict[str, list[Tensor]] = defaultdict(list)
-    for name, tensor in tensors.items():
+    for name, tensor in tensors:
         norm = torch.linalg.vector_norm(tensor, dtype=torch.float32)
         norms[part_of(name)].append(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
     return {part: torch.linalg.vector_norm(torch.stack(values)) for part, values in norms.items()}
 
 
-def _trainable(module: nn.Module) -> dict[str, nn.Parameter]:
-    return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+def _trained(trainer: L.Trainer, module: nn.Module) -> dict[str, Tensor]:
+    """What is trained; a strategy that keeps weights in an engine of its own says where."""
+    own_parts = getattr(trainer.strategy, "trained_parts", None)
+    if own_parts:
+        parts: dict[str, Tensor] = own_parts()
+        return parts
+    return {name: parameter.detach() for name, parameter in module.named_parameters() if parameter.requires_grad}
+
+
+def _gradients(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    for name, parameter in module.named_parameters():
+        if parameter.grad is not None:
+            yield name, parameter.grad

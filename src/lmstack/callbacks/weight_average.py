@@ -35,7 +35,15 @@ class WeightAverage(L.Callback):
         Args:
             trainer: The trainer.
             pl_module: The stage.
+
+        Raises:
+            ValueError: Another library holds the weights.
         """
+        if any(hasattr(parameter, "ds_id") for parameter in pl_module.parameters()):
+            raise ValueError(
+                "callbacks.weight_average: DeepSpeed's stage 3 keeps the weights to itself. Use strategy=fsdp2 or "
+                "deepspeed_zero2, or remove it with ~callbacks.weight_average."
+            )
         initial = {name: p.detach().float().clone() for name, p in pl_module.named_parameters()}
         self.average = {
             name: sharded_like(self.average.get(name, value), value).to(value.device) for name, value in initial.items()

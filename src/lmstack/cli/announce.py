@@ -5,13 +5,14 @@ from typing import Any
 import lightning as L
 from rich.console import Console
 
+from lmstack.data.modules import PretrainingData
 from lmstack.data.rank import Rank
 from lmstack.models.transformer import Transformer
-from lmstack.planning import describe_run, measure_speed, plan_run
+from lmstack.planning import describe_mixture, describe_run, measure_speed, plan_run
 
 
 class Announce(L.Callback):
-    """Prints parameters, tokens, FLOPs, memory and time, unless the run goes on from a checkpoint.
+    """Prints parameters, tokens, FLOPs, memory, time and mixture, unless the run goes on from a checkpoint.
 
     Args:
         config: The composed config.
@@ -49,9 +50,13 @@ class Announce(L.Callback):
             global_batch_size=data.global_batch_size,
             world_size=trainer.world_size,
             data_parallel=Rank.of(trainer).world_size,
+            master_weights=bool(model["optimizer"].get("master_weights")),
             optimizer=model["optimizer"]["kind"],
-            activation_checkpointing=bool(model.get("activation_checkpointing")),
+            activation_checkpointing=transformer.activation_checkpointing,
             speed=measure_speed(transformer.config, device=trainer.strategy.root_device, **shape),
             **shape,
         )
-        Console(highlight=False).print(describe_run(plan, f"{trainer.default_root_dir}"), "")
+        console = Console(highlight=False)
+        console.print(describe_run(plan, f"{trainer.default_root_dir}"), "")
+        if isinstance(data, PretrainingData):
+            console.print(describe_mixture(data.mixture_plan.table(data.samples_at_step(num_steps))), "")

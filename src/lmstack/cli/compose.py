@@ -38,6 +38,7 @@ TOP_LEVEL = (
     "ckpt_path",
     "overwrite",
     "supervise",
+    "cluster",
 )
 
 

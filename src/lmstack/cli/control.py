@@ -16,9 +16,11 @@ usage: lmstack control <run folder> <command>
   rollback 1200                     the run ends with exit status 76, and goes on from the checkpoint of that step:
                                     by itself with supervise=true, else with ckpt_path=last
 
-Can be set: model.optimizer.lr, model.optimizer.adamw_lr (Muon), model.optimizer.weight_decay,
-model.transformer.dropout, trainer.gradient_clip_val; in PPO and GRPO model.update.max_grad_norm. The run does it at the
-end of a step, writes it to run.json, and does it again at that step whenever it goes on from an earlier one.
+Can be set: model.optimizer.lr, model.optimizer.adamw_lr (Muon), model.optimizer.weight_decay, trainer.gradient_clip_val
+(in PPO and GRPO model.update.max_grad_norm), model.transformer.dropout, model.transformer.feed_forward.activation; the
+mixture, data.weights.<source>=... for every source; another optimizer, without state, by model.optimizer.kind=muon with
+model.optimizer.lr, model.optimizer.adamw_lr and so on. The run does it at the end of a step, writes it to run.json, and
+does it again at that step whenever it goes on from an earlier one.
 
   --wait 60   seconds to wait for the answer; a request without an answer is taken back
 """

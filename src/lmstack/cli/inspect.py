@@ -48,14 +48,18 @@ def main(argv: list[str]) -> int:
         return 0
     from lmstack.cli.compose import compose
     from lmstack.cli.lean_imports import import_lightning
+    from lmstack.run_record import read_changes
 
     config = compose(arguments).values
     import_lightning(config)
+    data, folder = data_module(config), Path((config.get("trainer") or {}).get("default_root_dir") or ".")
+    for change in read_changes(folder):
+        if change.get("key") == "data.weights":
+            data.add_phase(data.samples_at_step(change["step"]), change["to"])
     if spike is None:
-        show_step(data_module(config), batch or 0, num_rows)
+        show_step(data, batch or 0, num_rows)
     else:
-        decision = _decision(Path((config.get("trainer") or {}).get("default_root_dir") or "."), spike)
-        show_spike(data_module(config), decision, num_rows)
+        show_spike(data, _decision(folder, spike), num_rows)
     return 0
 
 

@@ -25,13 +25,17 @@ FUNCTIONS: dict[str, str | dict[str, str]] = {
         "look": "lmstack.cli.look:look",
         "train_classifier": "lmstack.cli.train_classifier:train_classifier",
     },
-    "tokenizer": {name: f"lmstack.cli.tokenizer:{name}" for name in ("train", "report")},
+    "tokenizer": {
+        "train": "lmstack.cli.tokenizer:train",
+        **{name: f"lmstack.cli.compare_tokenizers:{name}" for name in ("compare", "report")},
+        **{name: f"lmstack.cli.extend_tokenizer:{name}" for name in ("extend", "resize")},
+    },
     "generate": "lmstack.cli.generate:generate",
     "pipeline": "lmstack.cli.pipeline:pipeline",
 }
 TOOLS = {
     "data": "corpora and demonstrations: prepare | look | build | verify | …",
-    "tokenizer": "train | report",
+    "tokenizer": "train | compare | report | extend | resize",
     "generate": "text from a checkpoint",
     "pipeline": "stages one after the other, each from the one before, and a report",
     "inspect": "one batch, decoded, documents and supervised tokens marked; what a run was doing when it failed",

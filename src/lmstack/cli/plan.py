@@ -7,9 +7,12 @@ from lmstack.cli.failures import ConfigError
 
 HELP = """\
 usage: lmstack plan --config conf/<name>.yaml [key=value ...] [--flops-per-second 4e14] [--devices 8]
+       lmstack plan --config conf/<name>.yaml [key=value ...] cluster=8xh100 | 2x8xa100_80gb | 4xcpu | <file>.yaml
 
 Prints parameters, tokens, FLOPs, memory and time of a run. The speed is measured here, on a slice of the model, unless
 it is given: floating-point operations a second that one device reaches in training (not its peak).
+
+With a cluster, prints for every strategy whether it fits, what it sends and how long a step takes, and which to take.
 """
 
 
@@ -35,6 +38,15 @@ def main(argv: list[str]) -> int:
     import_lightning(config)
     from rich.console import Console
 
+    if config.get("cluster"):
+        if given_speed is not None or devices is not None:
+            raise ConfigError("--flops-per-second and --devices: the cluster says both. Leave them out.")
+        from lmstack.cli.strategy_choice import choose
+        from lmstack.planning.strategy_table import describe_choice
+
+        console = Console(highlight=False)
+        console.print(describe_choice(choose(config), width=console.width))
+        return 0
     from lmstack.planning import Speed, describe_run
 
     speed = None if given_speed is None else Speed(given_speed, "given")
@@ -54,16 +66,45 @@ def config_plan(config: dict[str, Any], *, world_size: int | None, speed: Any) -
     Raises:
         ConfigError: The config is wrong, or is of a stage that trains no transformer.
     """
-    from jsonargparse import ArgumentError, ArgumentParser
-
-    from lmstack.cli.explain import condensed, mistakes
     from lmstack.cli.ownership import given_max_steps, refuse_no_length
-    from lmstack.cli.stage_table import load_stage
-    from lmstack.models.checkpoint import read_config
-    from lmstack.models.config import TransformerConfig
+    from lmstack.models.activation_checkpointing import read_choice
     from lmstack.planning import measure_speed, plan_run
 
     refuse_no_length(config)
+    data, transformer = checked_data(config), transformer_of(config)
+    trainer = config["trainer"]
+    steps = given_max_steps(config) or data.steps_for_tokens(data.max_tokens)
+    precision = precision_name(trainer)
+    shape = {"micro_batch_size": data.micro_batch_size, "sequence_length": data.sequence_length, "precision": precision}
+    return plan_run(
+        transformer,
+        num_steps=steps,
+        num_tokens=data.tokens_at_step(steps),
+        global_batch_size=data.global_batch_size,
+        world_size=world_size or _devices(trainer),
+        data_parallel=_data_parallel(trainer, world_size or _devices(trainer)),
+        master_weights=bool(config["model"]["optimizer"].get("master_weights")),
+        optimizer=config["model"]["optimizer"]["kind"],
+        activation_checkpointing=read_choice(config["model"].get("activation_checkpointing")),
+        speed=speed or measure_speed(transformer, **shape),
+        **shape,
+    )
+
+
+def checked_data(config: dict[str, Any]) -> Any:
+    """The data module of a config that has no mistakes, for the sizes in it; nothing is read.
+
+    Args:
+        config: The composed config.
+
+    Raises:
+        ConfigError: The config is wrong, or its rows are not all of one length.
+    """
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    from lmstack.cli.explain import condensed, mistakes
+    from lmstack.cli.stage_table import load_stage
+
     if wrong := mistakes(config):
         raise ConfigError("\n".join(wrong))
     parser = ArgumentParser(exit_on_error=False)
@@ -74,24 +115,40 @@ def config_plan(config: dict[str, Any], *, world_size: int | None, speed: Any) -
         raise ConfigError(condensed(str(error))) from error
     if not hasattr(data, "sequence_length"):
         raise ConfigError(f"plan: rows of stage {config['stage']} are not all of one length: their cost is not known.")
-    shape_given = config["model"].get("transformer")
-    transformer = TransformerConfig.from_dict(shape_given) if shape_given else read_config(config["model"]["init_from"])
-    trainer = config["trainer"]
-    steps = given_max_steps(config) or data.steps_for_tokens(data.max_tokens)
-    precision = str(trainer.get("precision") or "32-true")
-    shape = {"micro_batch_size": data.micro_batch_size, "sequence_length": data.sequence_length, "precision": precision}
-    return plan_run(
-        transformer,
-        num_steps=steps,
-        num_tokens=data.tokens_at_step(steps),
-        global_batch_size=data.global_batch_size,
-        world_size=world_size or _devices(trainer),
-        data_parallel=_data_parallel(trainer, world_size or _devices(trainer)),
-        optimizer=config["model"]["optimizer"]["kind"],
-        activation_checkpointing=bool(config["model"].get("activation_checkpointing")),
-        speed=speed or measure_speed(transformer, **shape),
-        **shape,
-    )
+    return data
+
+
+def transformer_of(config: dict[str, Any]) -> Any:
+    """The shape of the model, given or of the weights that it starts from.
+
+    Args:
+        config: The composed config.
+    """
+    from lmstack.models.checkpoint import read_config
+    from lmstack.models.config import TransformerConfig
+
+    given = config["model"].get("transformer")
+    return TransformerConfig.from_dict(given) if given else read_config(config["model"]["init_from"])
+
+
+def precision_name(trainer: dict[str, Any]) -> str:
+    """The precision as Lightning names it; float8 holds what bf16-mixed does.
+
+    Args:
+        trainer: That part of the composed config.
+    """
+    return "bf16-mixed" if uses_float8(trainer) else str(trainer.get("precision") or "32-true")
+
+
+def uses_float8(trainer: dict[str, Any]) -> bool:
+    """Whether matrix products are in float8.
+
+    Args:
+        trainer: That part of the composed config.
+    """
+    plugins = trainer.get("plugins")
+    nodes = plugins if isinstance(plugins, list) else [plugins]
+    return any(isinstance(node, dict) and str(node.get("class_path")).endswith(".Float8") for node in nodes)
 
 
 def _devices(trainer: dict[str, Any]) -> int:

@@ -5,7 +5,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from lmstack.cli.quiet import after_lightning
 from lmstack.cli.run_folder import CHECKPOINTS, refuse_used_folder, remove_old_run, resolve_checkpoint
 from lmstack.cli.saved_config import SaveConfig, saved_config
 from lmstack.cli.stage_table import Stage, load_stage
+from lmstack.cli.strategy_choice import resolve_strategy
 from lmstack.models.checkpoint_folder import folder_name
 
 RESULT = "LMSTACK_RESULT"
@@ -48,6 +49,7 @@ def train(command: str, composition: Composition) -> int:
     if not (config.get("trainer") or {}).get("default_root_dir"):
         raise ConfigError("trainer.default_root_dir: required, not given. Set it to the folder of the run.")
     checkpoint = resolve_checkpoint(command, config)
+    resolve_strategy(config, checkpoint)
     is_first_process = rank_zero_only.rank in (None, 0)
     if command == "fit":
         refuse_no_length(config)
@@ -204,6 +206,17 @@ class RunCLI(LightningCLI):
 
     def _parse_ckpt_path(self) -> None:
         """Nothing: the checkpoint's hyper-parameters must not replace what was asked for."""
+
+    def instantiate_classes(self) -> None:
+        """Build everything. Weights that start at random and are cut over a mesh are drawn when they are cut."""
+        from lmstack.models.transformer import deferred_weights
+
+        values = self.composition.values
+        strategy = (values.get("trainer") or {}).get("strategy")
+        is_cut = isinstance(strategy, dict) and str(strategy.get("class_path")).endswith(".MeshStrategy")
+        starts_at_random = not (values.get("model") or {}).get("init_from")
+        with deferred_weights() if is_cut and starts_at_random else nullcontext():
+            super().instantiate_classes()
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """The trainer, with what every run needs.

@@ -183,10 +183,10 @@ def order_identity(fingerprint: str, mixture: Mixture) -> dict[str, Any]:
         fingerprint: Of the corpus.
         mixture: The order.
     """
-    weights = None if mixture.weights is None else list(mixture.weights)
     return {
         "data": fingerprint,
         "sequence_length": mixture.sequence_length,
         "seed": mixture.seed,
-        "weights": weights,
+        "weights": None if mixture.weights is None else list(mixture.weights),
+        "phases": [[phase.first_row, *phase.weights] for phase in mixture.later],
     }

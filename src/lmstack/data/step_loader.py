@@ -95,6 +95,7 @@ class StepLoader:
         Raises:
             ValueError: The state is a position in other data; what differs is named.
         """
+        state = {"phases": [], **state}  # as it was before there were phases
         for name, value in self.identity.items():
             if name not in state or state[name] != value:
                 raise ValueError(
@@ -104,6 +105,16 @@ class StepLoader:
                 )
         self.samples_seen = int(state["samples_seen"])
         self._leave_out(SkippedRows(tuple((start, stop) for start, stop in state.get("skipped", ()))))
+
+    def take_order(self, rows: StepRows, identity: dict[str, Any]) -> None:
+        """Go on with other rows from this position; an iterator that runs already does not notice.
+
+        Args:
+            rows: Make the steps to come.
+            identity: As at the start.
+        """
+        self.rows, self.identity = rows, identity
+        self.rows.leave_out(self.skipped)
 
     def skip(self, start: int, stop: int) -> None:
         """Leave out a stretch of the order that is still to come; an iterator that runs already does not notice.

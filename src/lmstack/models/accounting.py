@@ -1,4 +1,4 @@
-"""What a transformer costs: parameters, FLOPs, bytes. Arithmetic on the config; nothing is built."""
+"""What a transformer costs: parameters, FLOPs, cache. Arithmetic on the config; nothing is built."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,7 +6,6 @@ from typing import Literal
 from lmstack.models.config import TransformerConfig
 
 Convention = Literal["6n", "full_attention", "causal_attention"]
-Precision = Literal["32-true", "bf16-mixed", "bf16-true"]
 
 
 @dataclass(frozen=True)
@@ -35,30 +34,6 @@ class ParameterCount:
     def non_embedding(self) -> int:
         """N of Kaplan et al. 2020 (arXiv:2001.08361): without token and position tables and without the head."""
         return self.total - self.embedding - self.head
-
-
-@dataclass(frozen=True)
-class MemoryEstimate:
-    """Bytes of one training step on one device, without the allocator's slack.
-
-    Attributes:
-        parameters: Weights.
-        gradients: One for each weight.
-        optimizer: Its state.
-        activations: What the forward keeps for the backward, autocast's copies of the weights included.
-        logits: One chunk of the loss: logits and their gradient in fp32.
-    """
-
-    parameters: int
-    gradients: int
-    optimizer: int
-    activations: int
-    logits: int
-
-    @property
-    def total(self) -> int:
-        """Their sum."""
-        return self.parameters + self.gradients + self.optimizer + self.activations + self.logits
 
 
 def count_parameters(config: TransformerConfig) -> ParameterCount:
@@ -106,48 +81,6 @@ def flops_per_token(config: TransformerConfig, seq_len: int, convention: Convent
     return 6.0 * count.matmul + 12.0 * config.num_heads * config.channels * pairs
 
 
-def memory_bytes(
-    config: TransformerConfig,
-    *,
-    micro_batch_size: int,
-    seq_len: int,
-    precision: Precision,
-    optimizer: Literal["adamw", "muon"],
-    activation_checkpointing: bool,
-    loss_chunk_size: int = 4096,
-) -> MemoryEstimate:
-    """Bytes that a training step needs on one device.
-
-    Assumes a fused attention kernel, which never writes out the T x T scores, and eager execution.
-
-    Args:
-        config: The transformer's config.
-        micro_batch_size: Rows of one forward.
-        seq_len: Length T of a row.
-        precision: Lightning's name for it.
-        optimizer: AdamW keeps two numbers a weight; Muon one for a matrix of the blocks, and AdamW's two for the rest.
-        activation_checkpointing: Keep only each block's input, and one block's activations at a time.
-        loss_chunk_size: Tokens whose logits exist at once.
-    """
-    count = count_parameters(config)
-    weight_bytes = 2 if precision == "bf16-true" else 4
-    compute_bytes = 4 if precision == "32-true" else 2
-    tokens = micro_batch_size * seq_len
-    hidden_matrices = count.matmul - config.vocab_size * config.dim
-    state = 2 * count.total - (hidden_matrices if optimizer == "muon" else 0)
-    block = _block_activation_bytes(config, stream_bytes=weight_bytes, compute_bytes=compute_bytes)
-    stream = config.dim * weight_bytes
-    kept = config.num_layers * stream + block if activation_checkpointing else config.num_layers * block
-    casts = count.matmul * compute_bytes if precision == "bf16-mixed" else 0
-    return MemoryEstimate(
-        parameters=count.total * weight_bytes,
-        gradients=count.total * weight_bytes,
-        optimizer=state * weight_bytes,
-        activations=tokens * (kept + 2 * stream) + casts,  # 2: the final norm's input and output
-        logits=2 * 4 * min(loss_chunk_size, tokens) * config.vocab_size,
-    )
-
-
 def kv_cache_bytes(config: TransformerConfig, batch_size: int, seq_len: int, bytes_per_element: int) -> int:
     """Bytes of a `KVCache`.
 
@@ -175,13 +108,18 @@ def _feed_forward_size(config: TransformerConfig) -> tuple[int, int]:
     return (inward + 1) * config.dim * hidden, biases
 
 
-def _norms_per_block(config: TransformerConfig) -> int:
+def norms_per_block(config: TransformerConfig) -> int:
+    """Wide norms of a block.
+
+    Args:
+        config: The transformer's config.
+    """
     return (1 if config.parallel_residual else 2) + (2 if config.norm.placement == "sandwich" else 0)
 
 
 def _norm_size(config: TransformerConfig) -> int:
     outside = (config.norm.placement != "post") + config.embedding_norm
-    wide = config.num_layers * _norms_per_block(config) + outside
+    wide = config.num_layers * norms_per_block(config) + outside
     narrow = 2 * config.num_layers if config.attention.qk_norm else 0
     return (wide * config.dim + narrow * config.channels) * (2 if config.norm.bias else 1)
 
@@ -197,17 +135,3 @@ def _keys_per_query(config: TransformerConfig, layer: int, seq_len: int, convent
     behind = reach * seq_len - reach * (reach - 1) / 2
     ahead = 0 if config.causal else behind - seq_len
     return (behind + ahead) / seq_len
-
-
-def _block_activation_bytes(config: TransformerConfig, *, stream_bytes: int, compute_bytes: int) -> int:
-    """Bytes a token that one block keeps for its backward pass."""
-    query, key_value = config.num_heads * config.channels, config.kv_heads * config.channels
-    hidden = config.feed_forward.hidden_dim * (4 if config.feed_forward.gated else 2)
-    norms = _norms_per_block(config)
-    # Each norm keeps its input; the two branches keep their (cast) input, attention its q, k, v and output.
-    stream = norms * config.dim * stream_bytes
-    branch_inputs = (1 if config.parallel_residual else 2) * config.dim
-    compute = (branch_inputs + 2 * query + 2 * key_value + hidden) * compute_bytes
-    qk_norm = (query + key_value) * compute_bytes if config.attention.qk_norm else 0
-    dropout = 2 * config.dim if config.dropout else 0  # one byte a mask element
-    return stream + compute + qk_norm + dropout + 4 * config.num_heads  # the kernel's log-sum-exp

@@ -11,6 +11,7 @@ from torch import Tensor
 from lmstack.models.checkpoint_folder import newest_valid_checkpoint
 from lmstack.models.config import TransformerConfig
 from lmstack.models.families import config_from_hugging_face, from_hugging_face, to_hugging_face
+from lmstack.models.shard_files import MODULE, SHARDS, read_whole
 from lmstack.models.transformer import Transformer
 
 WEIGHTS = "model.safetensors"
@@ -19,6 +20,17 @@ CONFIG = "config.json"
 FORMAT = "lmstack"
 
 State = dict[str, Tensor]
+
+
+def save_config(folder: Path, config: TransformerConfig) -> None:
+    """Write `config.json` alone, for weights that are written otherwise.
+
+    Args:
+        folder: Made when it does not exist.
+        config: The shape.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CONFIG).write_text(_text({"format": FORMAT, "transformer": config.to_dict()}))
 
 
 def save_weights(folder: str | Path, transformer: Transformer | tuple[State, TransformerConfig]) -> None:
@@ -164,12 +176,18 @@ def _write(folder: Path, state: State, config: dict[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().contiguous() for name, tensor in state.items()}
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
-    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+    (folder / CONFIG).write_text(_text(config))
+
+
+def _text(config: dict[str, Any]) -> str:
+    return json.dumps(config, indent=2) + "\n"
 
 
 def _read_state(folder: Path) -> State:
     if (folder / WEIGHTS).is_file():
         return load_file(folder / WEIGHTS)
+    if (folder / SHARDS).is_dir():
+        return read_whole(folder / SHARDS, f"{MODULE}transformer.")
     if not (folder / WEIGHTS_INDEX).is_file():
         raise ValueError(f"{folder}: neither {WEIGHTS} nor {WEIGHTS_INDEX}. Other weight formats are not read.")
     files = sorted(set(json.loads((folder / WEIGHTS_INDEX).read_text())["weight_map"].values()))

@@ -17,6 +17,8 @@ _PARTIAL = ".partial-"
 _REPLACED = f"{_PARTIAL}replaced-"
 _SET_ASIDE = "set-aside-"
 
+Entries = dict[str, dict[str, Any]]
+
 log = logging.getLogger(__name__)
 
 
@@ -43,7 +45,7 @@ def step_of(folder: Path) -> int:
 
 
 @contextmanager
-def atomic_folder(path: Path, facts: dict[str, Any]) -> Iterator[Path]:
+def atomic_folder(path: Path, facts: dict[str, Any], entries: Entries | None = None) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; when the block ends well, hash and sync its files and rename it so.
 
     A process that dies at any instant leaves `path` as it was. A folder already at `path` is replaced.
@@ -51,6 +53,7 @@ def atomic_folder(path: Path, facts: dict[str, Any]) -> Iterator[Path]:
     Args:
         path: Where the finished folder will be.
         facts: What the manifest says beside the hashes and the time, such as the step and the metrics.
+        entries: What the manifest says of files that others have hashed already; filled while the block runs.
     """
     partial = path.parent / f"{_PARTIAL}{path.name}"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -59,14 +62,24 @@ def atomic_folder(path: Path, facts: dict[str, Any]) -> Iterator[Path]:
         partial.mkdir()
         yield partial
         files = sorted(file for file in partial.rglob("*") if file.is_file())
-        entries = {f.relative_to(partial).as_posix(): {"bytes": f.stat().st_size, "sha256": _digest(f)} for f in files}
-        (partial / MANIFEST).write_text(json.dumps({**facts, "saved_at": time.time(), "files": entries}, indent=1))
+        names = {file.relative_to(partial).as_posix(): file for file in files}
+        found = {name: (entries or {}).get(name) or manifest_entry(file) for name, file in names.items()}
+        (partial / MANIFEST).write_text(json.dumps({**facts, "saved_at": time.time(), "files": found}, indent=1))
         for file in [*files, partial / MANIFEST, *{f.parent for f in files}, partial]:
             _sync(file)
         _swap(partial, path)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+def manifest_entry(file: Path) -> dict[str, Any]:
+    """What a manifest says of a file.
+
+    Args:
+        file: As it was written.
+    """
+    return {"bytes": file.stat().st_size, "sha256": _digest(file)}
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

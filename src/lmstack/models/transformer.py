@@ -1,15 +1,18 @@
 """The decoder (or, without causality, encoder) that every stage trains."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import replace
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Float32, Int
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
+from lmstack.models.activation_checkpointing import ActivationCheckpointing, recomputation
 from lmstack.models.config import TransformerConfig
 from lmstack.models.parts import (
     attention_scale,
@@ -21,12 +24,24 @@ from lmstack.models.parts import (
     rotary_table,
 )
 from lmstack.nn.attention import Attention, CacheSlot
-from lmstack.nn.feed_forward import FeedForward
+from lmstack.nn.feed_forward import ACTIVATIONS, Activation, FeedForward
 from lmstack.nn.initialization import Role, fill_normal
 from lmstack.nn.kv_cache import KVCache
 from lmstack.nn.masks import AttentionPattern, build_cached_pattern, build_pattern
 from lmstack.nn.norms import RMSNorm
 from lmstack.nn.positions import Rotation, positions_in_documents
+
+_is_deferred: ContextVar[bool] = ContextVar("_is_deferred", default=False)
+
+
+@contextmanager
+def deferred_weights() -> Iterator[None]:
+    """Transformers built here have no weights yet, and know the random numbers that these would be drawn from."""
+    token = _is_deferred.set(True)
+    try:
+        yield
+    finally:
+        _is_deferred.reset(token)
 
 
 class Block(nn.Module):
@@ -35,6 +50,9 @@ class Block(nn.Module):
     Args:
         config: The transformer's config.
     """
+
+    recompute: Callable[..., Tensor] | None = None
+    """Calls the block's computation, and again in the backward pass; None keeps its activations."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -81,6 +99,13 @@ class Block(nn.Module):
             rotation: Rotary angles of every token; None for other positions.
             cache_slot: Where earlier keys and values are; None attends within `x`.
         """
+        if self.recompute is not None and cache_slot is None and torch.is_grad_enabled():
+            return self.recompute(self._add_branches, x, pattern, rotation)
+        return self._add_branches(x, pattern, rotation, cache_slot)
+
+    def _add_branches(
+        self, x: Tensor, pattern: AttentionPattern, rotation: Rotation | None, cache_slot: CacheSlot | None = None
+    ) -> Tensor:
         if self.is_post_norm:
             x = self.attention_norm(x + self._attend(x, pattern, rotation, cache_slot))
             return self.feed_forward_norm(x + self._feed(x))  # type: ignore[no-any-return]
@@ -108,8 +133,11 @@ class Transformer(nn.Module):
         config: Everything that decides the function and the initial weights.
     """
 
-    activation_checkpointing: bool = False
-    """Keep only each block's input and compute the rest again in the backward pass."""
+    activation_checkpointing: ActivationCheckpointing | None = None
+    """What is computed again in the backward pass, as `checkpoint_activations` was told."""
+
+    random_state: Tensor | None
+    """Of torch's generator when a transformer was built on the meta device; `initial_weights` draws from there."""
 
     attention_kernel: Literal["auto", "sdpa", "flex"] = "auto"
     """Kernel for what needs a mask; `auto` is flex attention on CUDA and SDPA elsewhere."""
@@ -123,12 +151,24 @@ class Transformer(nn.Module):
         # Parts would draw weights of their own: that takes time, and random numbers that a build on meta does not.
         with torch.device("meta"):
             self._build(config)
-        device = torch.get_default_device()
+        device = torch.device("meta") if _is_deferred.get() else torch.get_default_device()
+        self.random_state = torch.get_rng_state() if device.type == "meta" else None
         # Not `to_empty`: its `empty_like` of a meta tensor imports sympy, half a second of every start.
         self._apply(  # type: ignore[no-untyped-call]
             lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
         )
         self.reset_parameters()
+
+    def set_activation(self, name: Activation) -> None:
+        """Go on with another non-linearity in every feed-forward; the config says so from then on.
+
+        Args:
+            name: One of `lmstack.nn.feed_forward.ACTIVATIONS`.
+        """
+        self.config = replace(self.config, feed_forward=replace(self.config.feed_forward, activation=name))
+        for module in self.modules():
+            if isinstance(module, FeedForward):
+                module.activation = ACTIVATIONS[name]
 
     def _build(self, config: TransformerConfig) -> None:
         self.embedding = _table(config.vocab_size, config.dim)
@@ -154,6 +194,17 @@ class Transformer(nn.Module):
         """What the head's products are multiplied by: base_dim / dim under muP, else 1."""
         return logit_scale(self.config)
 
+    def checkpoint_activations(self, choice: ActivationCheckpointing | None) -> None:
+        """Choose what blocks keep for the backward pass; before they are compiled.
+
+        Args:
+            choice: How; None keeps everything.
+        """
+        self.activation_checkpointing = choice
+        for layer, block in enumerate(self.blocks):
+            assert isinstance(block, Block)
+            block.recompute = recomputation(choice, layer)
+
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw every weight anew, as `config.initialization` says; also after `to_empty`.
@@ -162,7 +213,7 @@ class Transformer(nn.Module):
             generator: Source of randomness; None for torch's own.
         """
         std_of = initial_std(self.config)
-        for role, matrix in self._matrices():
+        for role, matrix in self.matrices():
             fill_normal(matrix, std_of(role, matrix), generator)
         for module in self.modules():
             if isinstance(module, RMSNorm | nn.LayerNorm):
@@ -250,7 +301,8 @@ class Transformer(nn.Module):
             logits = self.config.logit_softcap * torch.tanh(logits / self.config.logit_softcap)
         return logits
 
-    def _matrices(self) -> Iterator[tuple[Role, Tensor]]:
+    def matrices(self) -> Iterator[tuple[Role, Tensor]]:
+        """What is drawn, in the order of the draws, with what it does."""
         yield "embedding", self.embedding.weight
         if self.config.positions.kind == "learned":
             yield "embedding", self.position_embedding.weight
@@ -317,13 +369,8 @@ class Transformer(nn.Module):
     def _run_blocks(
         self, x: Tensor, layers: range, patterns: dict[int | None, AttentionPattern], rotation: Rotation | None
     ) -> Tensor:
-        recompute = self.activation_checkpointing and torch.is_grad_enabled()
         for layer in layers:
-            block, pattern = self.blocks[layer], patterns[self._windows[layer]]
-            if recompute:
-                x = checkpoint(block, x, pattern, rotation, use_reentrant=False)
-            else:
-                x = block(x, pattern, rotation)
+            x = self.blocks[layer](x, patterns[self._windows[layer]], rotation)
         return x
 
     def _run_blocks_cached(

@@ -1,11 +1,14 @@
 """Optimizers as configs, and how they are built for a transformer."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from lmstack.optim.master_weights import MasterWeights
 from lmstack.optim.muon import MuonAdamW
 from lmstack.optim.parameter_groups import HIDDEN_GROUP, parameter_groups
 
@@ -20,6 +23,7 @@ class AdamWConfig:
         eps: Added to the denominator.
         weight_decay: Of matrices; a step multiplies them by 1 - lr * weight_decay.
         decay_embeddings: Decay embedding tables (and a head tied to one) as well.
+        master_weights: Update float32 copies of bfloat16 weights; for precision=bf16-true.
     """
 
     lr: float
@@ -27,6 +31,7 @@ class AdamWConfig:
     eps: float = 1e-8
     weight_decay: float = 0.1
     decay_embeddings: bool = False
+    master_weights: bool = False
     kind: Literal["adamw"] = "adamw"
 
     def __post_init__(self) -> None:
@@ -50,6 +55,7 @@ class MuonConfig:
         betas: AdamW's decay rates.
         eps: Added to AdamW's denominator.
         decay_embeddings: Decay embedding tables (and a head tied to one) as well.
+        master_weights: Update float32 copies of bfloat16 weights; for precision=bf16-true.
     """
 
     lr: float
@@ -60,6 +66,7 @@ class MuonConfig:
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
     decay_embeddings: bool = False
+    master_weights: bool = False
     kind: Literal["muon"] = "muon"
 
     def __post_init__(self) -> None:
@@ -85,7 +92,7 @@ def build_optimizer(
         An optimizer whose groups have `name`s; see `parameter_groups`.
 
     Raises:
-        ValueError: Muon is asked for and no matrix inside `blocks` is trainable.
+        ValueError: Muon is asked for and no matrix inside `blocks` is trainable, or copies of weights that need none.
     """
     width_ratio = _width_ratio(transformer)
     module = module or transformer
@@ -98,8 +105,7 @@ def build_optimizer(
             hidden_lr_multiplier=width_ratio,
         )
         groups = [group | {"fused": _can_fuse(group)} for group in groups]
-        is_fused = all(group["fused"] for group in groups)
-        return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=is_fused)
+        return _built(partial(_adamw, config), groups, config.master_weights)
     groups = parameter_groups(
         module,
         lr=config.adamw_lr,
@@ -115,9 +121,30 @@ def build_optimizer(
     }
     if not any(group["name"] == HIDDEN_GROUP for group in groups):
         raise ValueError("optimizer.kind=muon: no matrix inside `blocks` is trainable. Use optimizer.kind=adamw.")
-    return MuonAdamW(
-        [group | (muon if group["name"] == HIDDEN_GROUP else adamw | {"fused": _can_fuse(group)}) for group in groups]
-    )
+    groups = [
+        group | (muon if group["name"] == HIDDEN_GROUP else adamw | {"fused": _can_fuse(group)}) for group in groups
+    ]
+    return _built(MuonAdamW, groups, config.master_weights)
+
+
+def _built(
+    build: Callable[[list[dict[str, Any]]], torch.optim.Optimizer], groups: list[dict[str, Any]], master_weights: bool
+) -> torch.optim.Optimizer:
+    if not master_weights:
+        return build(groups)
+    dtypes = {parameter.dtype for group in groups for parameter in group["params"]}
+    if dtypes != {torch.bfloat16}:
+        names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
+        raise ValueError(
+            f"optimizer.master_weights=true with weights in {names}: it keeps float32 copies of bfloat16 weights. Set "
+            "trainer.precision=bf16-true, or master_weights=false."
+        )
+    return MasterWeights(build, groups)
+
+
+def _adamw(config: AdamWConfig, groups: list[dict[str, Any]]) -> torch.optim.AdamW:
+    is_fused = all(group["fused"] for group in groups)
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=is_fused)
 
 
 def _width_ratio(transformer: nn.Module) -> float:

@@ -3,10 +3,13 @@
 The class of sharded tensors takes a second to import, and a run of one process has none: they are known by their mesh.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 def gathered(value: Any, *, keep: bool) -> Any:
@@ -72,6 +75,42 @@ def copy_from_first(tensors: list[Tensor], device: torch.device) -> None:
         value = tensor.to(device)
         torch.distributed.broadcast(value, 0)
         tensor.copy_(value)
+
+
+def on_first(action: Callable[[], T]) -> T:
+    """Do something in the first process; the others wait, get its result, and fail if it fails.
+
+    Args:
+        action: Its result can be pickled.
+
+    Raises:
+        RuntimeError: It failed in the first process, and this is another.
+    """
+    box: list[Any] = [None, None]
+    failure: Exception | None = None
+    if torch.distributed.get_rank() == 0:
+        try:
+            box[0] = action()
+        except Exception as error:
+            failure, box[1] = error, f"{type(error).__name__}: {error}"
+    torch.distributed.broadcast_object_list(box, 0)
+    if failure is not None:
+        raise failure
+    if box[1] is not None:
+        raise RuntimeError(f"The first process failed: {box[1]}")
+    result: T = box[0]
+    return result
+
+
+def everyones(value: T) -> list[T]:
+    """The values of all processes, in all processes.
+
+    Args:
+        value: This one's; it can be pickled.
+    """
+    found: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(found, value)
+    return found
 
 
 def _is_sharded(value: Any) -> bool:

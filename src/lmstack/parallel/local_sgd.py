@@ -57,6 +57,11 @@ class LocalSGD(DDPStrategy):
         assert module is not None
         if not module.automatic_optimization:
             raise ValueError(f"{type(module).__name__} takes its own optimizer steps. Use strategy=ddp.")
+        if getattr(getattr(module, "optimizer_config", None), "master_weights", False):
+            raise ValueError(
+                "model.optimizer.master_weights=true with local_sgd: an exchange would change weights and not their "
+                "float32 copies. Use trainer.precision=bf16-mixed, or strategy=ddp."
+            )
         self.parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
         copy_from_first([p.data for p in module.parameters()], self.root_device)
         self.anchor = {name: p.detach().clone() for name, p in self.parameters.items()}

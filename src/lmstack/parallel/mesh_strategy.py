@@ -16,13 +16,17 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.optim import Optimizer
 
 from lmstack.models import Transformer
+from lmstack.models.initial_weights import initial_weights
 from lmstack.optim.gradient_clipping import GradientsElsewhere
-from lmstack.parallel.gathering import copy_from_first, gathered
+from lmstack.parallel.filling import Stored, fill
+from lmstack.parallel.float8 import Float8
+from lmstack.parallel.gathering import copy_from_first
 from lmstack.parallel.layout import DIMENSIONS, Layout, Size, layout_of
-from lmstack.parallel.optimizer_state import fitted, merged
 from lmstack.parallel.pipeline import Pipeline, ScheduleName
+from lmstack.parallel.sharded_state import without_tensors
 from lmstack.parallel.sharding import put_back, shard
 from lmstack.parallel.tensor_parallel import split_layers
+from lmstack.parallel.whole_checkpoint import WholeModel
 
 
 class MeshStrategy(ModelParallelStrategy):
@@ -30,7 +34,8 @@ class MeshStrategy(ModelParallelStrategy):
 
     `shards` alone is FSDP2 (ZeRO-3), with `replicas` it is hybrid sharding; `tensor` splits every layer; `pipeline`
     gives each process some of the layers. Checkpoints hold the whole model, in the format of one process, and load
-    under any other strategy and number of processes; each process reads the whole checkpoint before it is sharded.
+    under any other strategy and number of processes.
+    A transformer without weights (`deferred_weights`) gets its values when it is cut, each process its part of them.
 
     Args:
         shards: Parts of the weights, each gathered when needed. `auto`, for one of the four sizes, takes what is left.
@@ -76,8 +81,8 @@ class MeshStrategy(ModelParallelStrategy):
         self.stages_per_process = stages_per_process
         self.layout = Layout()
         self._pipeline: Pipeline | None = None
-        self._parameter_names: list[str] = []
-        self._state_names: list[str] = []
+        self._whole_model: WholeModel | None = None
+        self._stored: Stored | None = None
         self._prepared: L.LightningModule | None = None
 
     # ---- processes ------------------------------------------------------------------------------------------------
@@ -150,6 +155,8 @@ class MeshStrategy(ModelParallelStrategy):
         self.barrier()
         if trainer.state.fn == TrainerFn.FITTING:
             self.setup_optimizers(trainer)
+        else:
+            self._stored = None
         self.setup_precision_plugin()
         if trainer.state.fn == TrainerFn.FITTING:
             _optimizers_to_device(self.optimizers, self.root_device)
@@ -172,16 +179,19 @@ class MeshStrategy(ModelParallelStrategy):
         precision = str(module.trainer.precision)
         if precision not in ("32-true", "64-true", "bf16-mixed", "bf16-true"):
             raise ValueError(f"trainer.precision={precision} with this strategy: use 32-true, bf16-mixed or bf16-true.")
+        if isinstance(self.precision_plugin, Float8) and (self.layout.tensor > 1 or self.layout.pipeline > 1):
+            raise ValueError("precision=fp8 with tensor or pipeline above 1 is not supported. Use strategy=fsdp2.")
 
     def _cut(self) -> None:
         module = self.lightning_module
         assert module is not None
         mesh, layout = self.device_mesh, self.layout
         self.model = self.precision_plugin.convert_module(module)
-        copy_from_first([p.data for p in module.parameters()], self.root_device)
-        self._parameter_names = [name for name, _ in module.named_parameters()]
-        self._state_names = list(module.state_dict())
         (transformer,) = (part for part in module.modules() if isinstance(part, Transformer))
+        is_empty = transformer.embedding.weight.is_meta
+        if not is_empty:
+            copy_from_first([p.data for p in module.parameters()], self.root_device)
+        self._whole_model = WholeModel([name for name, _ in module.named_parameters()], list(module.state_dict()))
         if layout.tensor > 1:
             split_layers(transformer, mesh["tensor"], sequence_parallel=self.sequence_parallel)
         if layout.pipeline > 1:
@@ -197,6 +207,20 @@ class MeshStrategy(ModelParallelStrategy):
             roots: Sequence[torch.nn.Module] = [transformer] if self._pipeline is None else self._pipeline.chunks
             for root in roots:
                 shard(root, mesh["shards"] if layout.replicas == 1 else mesh["replicas", "shards"])
+        if is_empty:
+            transformer.to_empty(device=self.root_device)
+        if is_empty or (self._stored is not None and self._stored.shards is not None):
+            self._fill(transformer)
+
+    def _fill(self, transformer: Transformer) -> None:
+        """Give a model that is cut its values, of a checkpoint or of the start."""
+        assert self.lightning_module is not None
+        if self._stored is not None:
+            self._stored.fill(self.lightning_module)
+            return
+        random_state = self.broadcast(transformer.random_state)
+        assert random_state is not None
+        fill(transformer, initial_weights(transformer.config, random_state))
 
     # ---- steps ----------------------------------------------------------------------------------------------------
 
@@ -275,6 +299,9 @@ class MeshStrategy(ModelParallelStrategy):
 
     # ---- checkpoints ----------------------------------------------------------------------------------------------
 
+    saves_shards = True
+    """Whether each process can write its own part of a checkpoint."""
+
     @property
     def restore_checkpoint_after_setup(self) -> bool:
         """No: weights are read into the whole model, which is then cut."""
@@ -298,23 +325,30 @@ class MeshStrategy(ModelParallelStrategy):
         """
         return Strategy.optimizer_state(self, optimizer)
 
-    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
-        """Load the whole model, before it is cut.
-
-        Args:
-            checkpoint: As it was saved.
-            strict: As in `load_state_dict`.
-        """
-        Strategy.load_model_state_dict(self, checkpoint, strict)
-
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        """Read the whole checkpoint, in every process.
+        """Read the checkpoint, in every process; what is in shards later, and then only this process's part.
 
         Args:
             checkpoint_path: The folder.
             weights_only: As Lightning means it.
         """
-        return Strategy.load_checkpoint(self, checkpoint_path, weights_only)
+        self._stored = Stored(self.checkpoint_io, checkpoint_path, weights_only)
+        return self._stored.checkpoint
+
+    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+        """Load the whole model now, or this process's part as soon as it is cut.
+
+        Args:
+            checkpoint: As it was saved.
+            strict: As in `load_state_dict`.
+        """
+        module = self.lightning_module
+        assert module is not None
+        assert self._stored is not None
+        if self._prepared is module:
+            self._stored.fill(module)
+        elif self._stored.shards is None and not any(p.is_meta for p in module.parameters()):
+            Strategy.load_model_state_dict(self, checkpoint, strict)
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         """Take this process's part.
@@ -322,48 +356,32 @@ class MeshStrategy(ModelParallelStrategy):
         Args:
             checkpoint: As it was saved.
         """
+        assert self._stored is not None
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
-            optimizer.load_state_dict(fitted(state, optimizer))
+            optimizer.load_state_dict(self._stored.optimizer_state(state, optimizer))
+        self._stored = None
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
-        """Gather everything in the first process, which writes it in the format of one process.
+        """Gather everything in the first process, which writes it in the format of one process; or write shards.
 
         Args:
             checkpoint: Of this process's part.
             filepath: The folder.
             storage_options: For the writer.
         """
+        if getattr(self.checkpoint_io, "sharded", False):
+            small, tensors = without_tensors(checkpoint)
+            self.checkpoint_io.save_sharded(self._whole(small), tensors, filepath)  # type: ignore[attr-defined]
+            return
         whole = self._whole(checkpoint)
         if self.is_global_zero:
             self.checkpoint_io.save_checkpoint(whole, filepath, storage_options=storage_options)
 
     def whole_weights(self) -> dict[str, Tensor] | None:
         """The weights of the whole module, in the first process; None in the others. Every process must call it."""
-        state = self._whole({"state_dict": self.lightning_module_state_dict()})["state_dict"]
+        state: dict[str, Tensor] = self._whole({"state_dict": self.lightning_module_state_dict()})["state_dict"]
         return state if self.is_global_zero else None
 
     def _whole(self, checkpoint: dict[str, Any]) -> dict[str, Any]:
-        place = self.layout.coordinates(self.global_rank)
-        is_first_of_stage = place.replicas == place.shards == place.tensor == 0
-        part: dict[str, Any] = gathered(checkpoint, keep=is_first_of_stage)
-        if not is_first_of_stage:
-            return part
-        names = ("state_dict", "optimizer_states", "weight_average")
-        own = {name: part[name] for name in names if name in part}
-        parts = [own]
-        if self.layout.pipeline > 1:
-            parts = [{} for _ in range(self.layout.pipeline)]
-            destination = parts if self.is_global_zero else None
-            dist.gather_object(own, destination, group=self.device_mesh["pipeline"].get_group(), group_dst=0)
-        return part | self._joined(parts) if self.is_global_zero else part
-
-    def _joined(self, parts: list[dict[str, Any]]) -> dict[str, Any]:
-        joined: dict[str, Any] = {}
-        for name in parts[0]:
-            if name == "optimizer_states":
-                each = zip(*(part[name] for part in parts), strict=True)
-                joined[name] = [merged(states, self._parameter_names) for states in each]
-            else:
-                held = {key: value for part in reversed(parts) for key, value in part[name].items()}
-                joined[name] = {key: held[key] for key in self._state_names if key in held}
-        return joined
+        assert self._whole_model is not None
+        return self._whole_model.checkpoint(checkpoint, self.device_mesh, self.layout)

@@ -14,7 +14,7 @@ from lmstack.parallel.gathering import sharded_like
 
 OptimizerState = dict[str, Any]
 _ORDER = (HIDDEN_GROUP, EMBEDDING_GROUP, HEAD_GROUP, VECTOR_GROUP)
-_KERNEL_OPTIONS = ("fused", "foreach")
+KERNEL_OPTIONS = ("fused", "foreach")
 
 
 def by_name(state: OptimizerState) -> dict[str, Any]:
@@ -71,7 +71,7 @@ def fitted(whole: OptimizerState, optimizer: Optimizer) -> OptimizerState:
     own = optimizer.state_dict()
     state, groups = {}, []
     for live, group in zip(optimizer.param_groups, own["param_groups"], strict=True):
-        kept = {key: group[key] for key in ("params", "param_names", *_KERNEL_OPTIONS) if key in group}
+        kept = {key: group[key] for key in ("params", "param_names", *KERNEL_OPTIONS) if key in group}
         groups.append(saved_groups[group["name"]] | kept)
         for number, name, parameter in zip(group["params"], group["param_names"], live["params"], strict=True):
             if name in entries:

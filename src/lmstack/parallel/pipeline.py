@@ -16,6 +16,7 @@ from lmstack.data.batch import IGNORE_INDEX, PADDING_DOCUMENT, TokenBatch
 from lmstack.models import Transformer
 from lmstack.optim.gradient_clipping import GradientsElsewhere
 from lmstack.parallel.gathering import local_part
+from lmstack.parallel.limits import check_pipeline
 
 ScheduleName = Literal["gpipe", "1f1b", "interleaved_1f1b"]
 _Window = tuple[list[dict[str, Tensor]], Tensor]
@@ -120,11 +121,9 @@ class Pipeline:
     @property
     def gradients_elsewhere(self) -> GradientsElsewhere:
         """The other processes' layers; a tied embedding is counted where the first layers are."""
-        matrix: Any = self.transformer.embedding.weight
         is_copy = self._tie is not None and self.holds_last
-        return GradientsElsewhere(
-            lambda squares: dist.all_reduce(squares, group=self.group), (matrix,) if is_copy else ()
-        )
+        copies: Any = (self.transformer.embedding.weight,) if is_copy else ()
+        return GradientsElsewhere(lambda squares: dist.all_reduce(squares, group=self.group), copies)
 
     def run_window(self, micro_batches: Sequence[TokenBatch], share: Callable[[Tensor], Tensor]) -> _Window:
         """All forwards and backwards of a step.
@@ -263,17 +262,11 @@ class Pipeline:
 
 
 def _check(module: nn.Module, transformer: Transformer, num_stages: int) -> None:
-    config = transformer.config
     if not hasattr(module, "loss_sums"):
         raise ValueError(
             f"A pipeline runs stages that predict tokens, not {type(module).__name__}. Use strategy=fsdp2."
         )
-    if config.head_bias:
-        raise ValueError("A pipeline of a model with head_bias is not supported. Use strategy=fsdp2.")
-    if config.num_layers < num_stages:
-        raise ValueError(
-            f"model.transformer.num_layers={config.num_layers}: fewer than the pipeline's {num_stages} stages."
-        )
+    check_pipeline(transformer.config, num_stages)
 
 
 def _pairs_of_ends(mesh: DeviceMesh) -> Any:

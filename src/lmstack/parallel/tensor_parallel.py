@@ -20,6 +20,7 @@ from torch.distributed.tensor.parallel import (
 )
 
 from lmstack.models.transformer import Block, Transformer
+from lmstack.parallel.limits import check_tensor
 
 
 def split_layers(transformer: Transformer, mesh: DeviceMesh, *, sequence_parallel: bool) -> None:
@@ -33,7 +34,7 @@ def split_layers(transformer: Transformer, mesh: DeviceMesh, *, sequence_paralle
     Raises:
         ValueError: The shape cannot be shared out so.
     """
-    _check(transformer, mesh.size(), sequence_parallel)
+    check_tensor(transformer.config, mesh.size(), sequence_parallel=sequence_parallel)
     stream = Shard(1) if sequence_parallel else Replicate()
     blocks = [block for block in transformer.blocks if isinstance(block, Block)]
     for block in blocks:
@@ -97,30 +98,6 @@ def _split_vocabulary(transformer: Transformer, mesh: DeviceMesh) -> None:
 
 def _by_rows(parameter: Tensor, mesh: DeviceMesh) -> nn.Parameter:
     return nn.Parameter(distribute_tensor(parameter.detach(), mesh, [Shard(0)]), requires_grad=parameter.requires_grad)
-
-
-def _check(transformer: Transformer, size: int, sequence_parallel: bool) -> None:
-    config = transformer.config
-    counts = {
-        "num_heads": config.num_heads,
-        "num_kv_heads": config.kv_heads,
-        "feed_forward.hidden_dim": config.feed_forward.hidden_dim,
-    }
-    for name, count in counts.items():
-        if count % size:
-            raise ValueError(
-                f"model.transformer.{name}={count} is not a multiple of trainer.strategy.tensor={size}. Use a smaller "
-                "tensor size, or change the shape."
-            )
-    if config.vocab_size < size * size:  # rows are dealt in equal pieces; the last process must get some
-        raise ValueError(f"model.transformer.vocab_size={config.vocab_size} is too small for tensor={size}.")
-    if config.positions.kind == "alibi":
-        raise ValueError("trainer.strategy.tensor above 1 with alibi positions: not supported. Use rotary positions.")
-    if sequence_parallel and config.dropout:
-        raise ValueError(
-            f"sequence_parallel with model.transformer.dropout={config.dropout}: processes would drop the same parts "
-            "of different positions. Set dropout=0, or sequence_parallel=false."
-        )
 
 
 def _check_length(size: int) -> Any:

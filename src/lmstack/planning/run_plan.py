@@ -1,27 +1,12 @@
 """What a run is about to do: parameters, tokens, FLOPs, memory and time. Arithmetic; nothing is built."""
 
 from dataclasses import dataclass
-from typing import Literal
 
-from lmstack.models.accounting import (
-    MemoryEstimate,
-    ParameterCount,
-    Precision,
-    count_parameters,
-    flops_per_token,
-    memory_bytes,
-)
+from lmstack.models.accounting import ParameterCount, count_parameters, flops_per_token
+from lmstack.models.activation_checkpointing import ActivationCheckpointing
 from lmstack.models.config import TransformerConfig
-
-_PRECISIONS: dict[str, Precision] = {
-    "32": "32-true",
-    "32-true": "32-true",
-    "bf16": "bf16-mixed",
-    "bf16-mixed": "bf16-mixed",
-    "16-mixed": "bf16-mixed",
-    "bf16-true": "bf16-true",
-    "16-true": "bf16-true",
-}
+from lmstack.models.memory import MemoryEstimate, OptimizerKind, memory_bytes
+from lmstack.planning.workload import precision_of
 
 
 @dataclass(frozen=True)
@@ -93,8 +78,9 @@ def plan_run(
     world_size: int = 1,
     data_parallel: int | None = None,
     precision: str = "32-true",
-    optimizer: Literal["adamw", "muon"] = "adamw",
-    activation_checkpointing: bool = False,
+    master_weights: bool = False,
+    optimizer: OptimizerKind = "adamw",
+    activation_checkpointing: ActivationCheckpointing | None = None,
     loss_chunk_size: int = 4096,
     speed: Speed | None = None,
 ) -> RunPlan:
@@ -110,8 +96,9 @@ def plan_run(
         world_size: Devices that share a step.
         data_parallel: How many of them have rows of their own; None is all.
         precision: As Lightning names it.
+        master_weights: Whether the optimizer has its own copy of the weights.
         optimizer: Which state is kept.
-        activation_checkpointing: Whether activations are recomputed.
+        activation_checkpointing: What is kept of a block; None is everything.
         loss_chunk_size: Tokens whose logits exist at once.
         speed: How fast a device is.
 
@@ -124,8 +111,6 @@ def plan_run(
             f"data.global_batch_size={global_batch_size} is not a multiple of micro_batch_size={micro_batch_size} x "
             f"{data_parallel} devices."
         )
-    if precision not in _PRECISIONS:
-        raise ValueError(f"trainer.precision={precision!r}: must be one of {', '.join(_PRECISIONS)}.")
     return RunPlan(
         parameters=count_parameters(config),
         num_steps=num_steps,
@@ -144,7 +129,7 @@ def plan_run(
             config,
             micro_batch_size=micro_batch_size,
             seq_len=sequence_length,
-            precision=_PRECISIONS[precision],
+            precision=precision_of(precision, master_weights),
             optimizer=optimizer,
             activation_checkpointing=activation_checkpointing,
             loss_chunk_size=loss_chunk_size,

@@ -1,9 +1,13 @@
 """A plan as a table for people."""
 
+from collections.abc import Sequence
+
 from rich.console import Group, RenderableType
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from lmstack.data.mixture_plan import PlannedSource
 from lmstack.planning.run_plan import RunPlan
 
 _GIB = 2**30
@@ -23,6 +27,22 @@ def describe_run(plan: RunPlan, title: str = "") -> RenderableType:
     for name, value, detail in rows(plan):
         grid.add_row(name, value, detail)
     return Group(Text(title, style="bold cyan"), grid) if title else grid
+
+
+def describe_mixture(sources: Sequence[PlannedSource]) -> RenderableType:
+    """What each phase of a run takes from each source.
+
+    Args:
+        sources: A line each.
+    """
+    table = Table("phase", "source", box=None, padding=(0, 2), header_style="dim")
+    for heading in ("tokens", "share", "epochs by its end"):
+        table.add_column(heading, justify="right")
+    table.add_column("")
+    for phase, source, tokens, share, epochs, is_capped in sources:
+        note = "less than its weight: max_epochs" if is_capped else ""
+        table.add_row(str(phase), escape(source), quantity(tokens), f"{share:.1%}", f"{epochs:.3g}", note)
+    return table
 
 
 def rows(plan: RunPlan) -> list[tuple[str, str, str]]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lmstack.data.rank import Rank
 from lmstack.models import Transformer
+from lmstack.models.activation_checkpointing import ActivationCheckpointing, BudgetCheckpointing, compiler_backend
 from lmstack.nn.lora import LoRAConfig
 from lmstack.optim.durations import to_steps
 from lmstack.optim.optimizers import AdamWConfig, MuonConfig, build_optimizer
@@ -29,8 +30,11 @@ class LanguageModule(L.LightningModule, ABC):
         transformer: The model trained.
         optimizer: Which optimizer, with its settings.
         schedule: How the learning rate changes over the run.
-        activation_checkpointing: Recompute each block's activations in the backward pass.
+        activation_checkpointing: What is computed again in the backward pass instead of kept; null keeps everything.
         compile_blocks: Run each block through `torch.compile`.
+
+    Raises:
+        ValueError: Activations are to be checkpointed by a compiler that does not run, or gets dropout wrong.
     """
 
     lora: LoRAConfig | None = None
@@ -45,12 +49,15 @@ class LanguageModule(L.LightningModule, ABC):
         optimizer: AdamWConfig | MuonConfig,
         schedule: Schedule,
         *,
-        activation_checkpointing: bool,
+        activation_checkpointing: ActivationCheckpointing | None,
         compile_blocks: bool,
     ) -> None:
         super().__init__()
         self.transformer = transformer
-        self.transformer.activation_checkpointing = activation_checkpointing
+        self._configured_transformer = transformer.config  # what holds may be changed while the run goes on
+        if isinstance(activation_checkpointing, BudgetCheckpointing):
+            _check_budget(transformer, compile_blocks)
+        self.transformer.checkpoint_activations(activation_checkpointing)
         self.optimizer_config = optimizer
         self.schedule = schedule
         self.compile_blocks = compile_blocks
@@ -85,8 +92,9 @@ class LanguageModule(L.LightningModule, ABC):
         if self.base_seed is None:
             self.base_seed = torch.initial_seed()
         if self.compile_blocks:
+            backend = compiler_backend(self.transformer.activation_checkpointing)
             for block in self.transformer.blocks:
-                block.compile()
+                block.compile(backend=backend)
 
     def on_train_start(self) -> None:
         """Put the loader where the checkpoint left it.
@@ -106,6 +114,7 @@ class LanguageModule(L.LightningModule, ABC):
         checkpoint["lmstack"] = {
             "base_seed": self.base_seed,
             "transformer": self.transformer.config.to_dict(),
+            "configured_transformer": self._configured_transformer.to_dict(),
             "tokenizer": tokenizer,
             "tokens_seen": self.tokens_at_step(self.trainer.global_step),
             "extra_weights": self.extra_weights(),
@@ -117,7 +126,7 @@ class LanguageModule(L.LightningModule, ABC):
         return {}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take back the seed, and refuse weights of another shape by name.
+        """Take back the seed and a changed activation, and refuse weights of another shape by name.
 
         Args:
             checkpoint: Lightning's dictionary.
@@ -125,7 +134,8 @@ class LanguageModule(L.LightningModule, ABC):
         Raises:
             ValueError: The checkpoint's transformer or adapters differ from the configured ones.
         """
-        saved, ours = checkpoint["lmstack"]["transformer"], self.transformer.config.to_dict()
+        last = checkpoint["lmstack"]["transformer"]
+        saved, ours = checkpoint["lmstack"].get("configured_transformer", last), self._configured_transformer.to_dict()
         different = [name for name in ours if saved.get(name) != ours[name] and name != "initialization"]
         if different:
             name = different[0]
@@ -139,6 +149,8 @@ class LanguageModule(L.LightningModule, ABC):
                 f"model.lora={lora}, but the checkpoint was trained with {checkpoint['lmstack'].get('lora')}. Resume "
                 "with the run's own config, or start a new run from its merged weights with model.init_from."
             )
+        if last["feed_forward"]["activation"] != self.transformer.config.feed_forward.activation:
+            self.transformer.set_activation(last["feed_forward"]["activation"])
         self.base_seed = checkpoint["lmstack"]["base_seed"]
 
     @property
@@ -188,3 +200,17 @@ class LanguageModule(L.LightningModule, ABC):
     def _is_logging_step(self) -> bool:
         interval: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         return (self.trainer.global_step + 1) % interval == 0
+
+
+def _check_budget(transformer: Transformer, compile_blocks: bool) -> None:
+    others = "use kind=full, blocks or matmuls"
+    if not compile_blocks:
+        raise ValueError(
+            "model.activation_checkpointing.kind=budget: it is the compiler that chooses. Set "
+            f"model.compile_blocks=true, or {others}."
+        )
+    if transformer.config.dropout:  # torch 2.13: same loss, other gradients
+        raise ValueError(
+            f"model.activation_checkpointing.kind=budget with dropout={transformer.config.dropout}: when it computes "
+            f"again, the compiler drops other elements: wrong gradients. Set dropout=0, or {others}."
+        )

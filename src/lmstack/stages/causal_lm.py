@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lmstack.data.batch import TokenBatch
 from lmstack.models import Transformer, TransformerConfig
+from lmstack.models.activation_checkpointing import ActivationCheckpointing
 from lmstack.models.checkpoint import load_weights_grown
 from lmstack.models.likelihood import cross_entropy_sum, token_log_probs
 from lmstack.optim.optimizers import AdamWConfig, MuonConfig
@@ -28,7 +29,7 @@ class CausalLM(TokenObjective):
         loss_chunk_size: Tokens whose logits exist at once.
         init_from: Weights to start from: an lmstack run or checkpoint, or a Hugging Face folder. The vocabulary may
             have grown since. None starts from random weights.
-        activation_checkpointing: Recompute each block's activations in the backward pass.
+        activation_checkpointing: What is computed again in the backward pass instead of kept; null keeps everything.
         compile_blocks: Run each block through `torch.compile`.
     """
 
@@ -41,7 +42,7 @@ class CausalLM(TokenObjective):
         z_loss_coef: float = 0.0,
         loss_chunk_size: int = 4096,
         init_from: str | None = None,
-        activation_checkpointing: bool = False,
+        activation_checkpointing: ActivationCheckpointing | None = None,
         compile_blocks: bool = False,
     ) -> None:
         super().__init__(

@@ -22,6 +22,7 @@ from lmstack.losses.preference_kinds import (
     needs_reference,
 )
 from lmstack.models import Transformer, TransformerConfig
+from lmstack.models.activation_checkpointing import ActivationCheckpointing
 from lmstack.models.likelihood import response_log_probs
 from lmstack.nn.lora import LoRAConfig, lora_disabled
 from lmstack.optim.optimizers import AdamWConfig, MuonConfig
@@ -63,7 +64,7 @@ class DPO(SupervisedModule):
             memory. None trains the weights.
         freeze: Regular expressions; parameters whose name one of them finds something in are not trained.
         loss_chunk_size: Tokens whose logits exist at once.
-        activation_checkpointing: Recompute each block's activations in the backward pass.
+        activation_checkpointing: What is computed again in the backward pass instead of kept; null keeps everything.
         compile_blocks: Run each block through `torch.compile`.
     """
 
@@ -80,7 +81,7 @@ class DPO(SupervisedModule):
         lora: LoRAConfig | None = None,
         freeze: list[str] | None = None,
         loss_chunk_size: int = 4096,
-        activation_checkpointing: bool = False,
+        activation_checkpointing: ActivationCheckpointing | None = None,
         compile_blocks: bool = False,
     ) -> None:
         super().__init__(

@@ -9,6 +9,7 @@ from torch import Tensor
 from lmstack.losses.kl_estimators import KLLoss, estimate_kl
 from lmstack.losses.policy_gradient import ppo_policy_loss
 from lmstack.models import TransformerConfig
+from lmstack.models.activation_checkpointing import ActivationCheckpointing
 from lmstack.nn.lora import LoRAConfig
 from lmstack.optim.optimizers import AdamWConfig, MuonConfig
 from lmstack.optim.schedules import Schedule
@@ -83,7 +84,7 @@ class GRPO(PolicyOptimization):
         clip_range_high: Its upper side where it differs (DAPO's clip-higher); None is the same.
         skip_equal_groups: Leave out groups whose responses all have one score: they teach nothing but the KL term.
         loss_chunk_size: Tokens whose logits exist at once.
-        activation_checkpointing: Recompute each block's activations in the backward pass.
+        activation_checkpointing: What is computed again in the backward pass instead of kept; null keeps everything.
         compile_blocks: Run each block through `torch.compile`.
     """
 
@@ -109,7 +110,7 @@ class GRPO(PolicyOptimization):
         clip_range_high: float | None = None,
         skip_equal_groups: bool = False,
         loss_chunk_size: int = 4096,
-        activation_checkpointing: bool = False,
+        activation_checkpointing: ActivationCheckpointing | None = None,
         compile_blocks: bool = False,
     ) -> None:
         if samples_per_prompt < 2:

@@ -19,6 +19,7 @@ from torch import Tensor
 from lmstack.data.batch import PromptBatch
 from lmstack.generation.engine import GenerationEngine
 from lmstack.models import Transformer
+from lmstack.models.activation_checkpointing import ActivationCheckpointing
 from lmstack.models.checkpoint import load_weights_grown
 from lmstack.models.likelihood import cross_entropy_sum
 from lmstack.nn.lora import LoRAConfig, add_lora
@@ -61,7 +62,7 @@ class PolicyOptimization(LanguageModule, ABC):
         pretraining_mix: Language modelling beside the policy's objective; None for none.
         lora: Adapters, which are then all that is trained of the policy; without them it is its own reference.
         loss_chunk_size: Tokens whose logits exist at once.
-        activation_checkpointing: Recompute each block's activations in the backward pass.
+        activation_checkpointing: What is computed again in the backward pass instead of kept; null keeps everything.
         compile_blocks: Run each block through `torch.compile`.
     """
 
@@ -83,7 +84,7 @@ class PolicyOptimization(LanguageModule, ABC):
         pretraining_mix: PretrainingMix | None,
         lora: LoRAConfig | None,
         loss_chunk_size: int,
-        activation_checkpointing: bool,
+        activation_checkpointing: ActivationCheckpointing | None,
         compile_blocks: bool,
     ) -> None:
         super().__init__(

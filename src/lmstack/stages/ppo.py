@@ -10,6 +10,7 @@ from torch import Tensor
 from lmstack.losses.kl_estimators import estimate_kl
 from lmstack.losses.policy_gradient import clipped_value_loss, ppo_policy_loss
 from lmstack.models import Transformer, TransformerConfig
+from lmstack.models.activation_checkpointing import ActivationCheckpointing, BudgetCheckpointing
 from lmstack.models.checkpoint import load_weights_grown
 from lmstack.models.heads import ScoreHead, ScoringTransformer, load_scorer
 from lmstack.nn.lora import LoRAConfig, is_adapter
@@ -80,7 +81,7 @@ class PPO(PolicyOptimization):
         entropy_coef: Weight of the entropy bonus.
         critic_warmup_rollouts: Rollouts at the start from which only the critic learns.
         loss_chunk_size: Tokens whose logits exist at once.
-        activation_checkpointing: Recompute each block's activations in the backward pass.
+        activation_checkpointing: What is computed again in the backward pass instead of kept; null keeps everything.
         compile_blocks: Run each block through `torch.compile`.
     """
 
@@ -108,7 +109,7 @@ class PPO(PolicyOptimization):
         entropy_coef: float = 0.0,
         critic_warmup_rollouts: int = 0,
         loss_chunk_size: int = 4096,
-        activation_checkpointing: bool = False,
+        activation_checkpointing: ActivationCheckpointing | None = None,
         compile_blocks: bool = False,
     ) -> None:
         super().__init__(
@@ -141,8 +142,13 @@ class PPO(PolicyOptimization):
             self.value_head = ScoreHead(self.transformer.config.dim)
             self.value_head.weight.data.zero_()
         else:
+            if isinstance(activation_checkpointing, BudgetCheckpointing):
+                raise ValueError(
+                    "model.activation_checkpointing.kind=budget: a critic of its own is not compiled. Use kind=full, "
+                    "blocks or matmuls."
+                )
             self.critic = ScoringTransformer(self._critic_trunk(critic))
-            self.critic.transformer.activation_checkpointing = activation_checkpointing
+            self.critic.transformer.checkpoint_activations(activation_checkpointing)
             freeze_head(self.critic.transformer)
             without_dropout(self.critic.transformer)
 

@@ -14,6 +14,7 @@ from lmstack.data.batch import PreferenceBatch
 from lmstack.evaluation.calibration import PreferenceTally, annotator_agreement
 from lmstack.losses.preference import bradley_terry_loss, centering_penalty, tie_loss
 from lmstack.models import TransformerConfig
+from lmstack.models.activation_checkpointing import ActivationCheckpointing
 from lmstack.models.checkpoint import weights_folder
 from lmstack.models.heads import SCORE_HEAD, ScoreHead, ScoringTransformer, load_score_head, score_head_state
 from lmstack.nn.lora import LoRAConfig
@@ -46,7 +47,7 @@ class RewardModel(SupervisedModule):
         centering_coef: Weight of (r_better + r_worse)² (arXiv:2312.09244), which keeps scores near 0; 0 is none.
         lora: Adapters, which with the score head are then all that is trained; None trains the weights.
         freeze: Regular expressions; parameters whose name one of them finds something in are not trained.
-        activation_checkpointing: Recompute each block's activations in the backward pass.
+        activation_checkpointing: What is computed again in the backward pass instead of kept; null keeps everything.
         compile_blocks: Run each block through `torch.compile`.
     """
 
@@ -62,7 +63,7 @@ class RewardModel(SupervisedModule):
         centering_coef: float = 0.0,
         lora: LoRAConfig | None = None,
         freeze: list[str] | None = None,
-        activation_checkpointing: bool = False,
+        activation_checkpointing: ActivationCheckpointing | None = None,
         compile_blocks: bool = False,
     ) -> None:
         super().__init__(

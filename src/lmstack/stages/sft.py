@@ -4,6 +4,7 @@ from typing import final
 
 from lmstack.data.batch import IGNORE_INDEX, TokenBatch
 from lmstack.models import TransformerConfig
+from lmstack.models.activation_checkpointing import ActivationCheckpointing
 from lmstack.models.likelihood import cross_entropy_sum
 from lmstack.nn.lora import LoRAConfig
 from lmstack.optim.optimizers import AdamWConfig, MuonConfig
@@ -27,7 +28,7 @@ class SFT(TokenObjective):
         lora: Adapters, which are then all that is trained; None trains the weights.
         freeze: Regular expressions; parameters whose name one of them finds something in are not trained.
         loss_chunk_size: Tokens whose logits exist at once.
-        activation_checkpointing: Recompute each block's activations in the backward pass.
+        activation_checkpointing: What is computed again in the backward pass instead of kept; null keeps everything.
         compile_blocks: Run each block through `torch.compile`.
     """
 
@@ -41,7 +42,7 @@ class SFT(TokenObjective):
         lora: LoRAConfig | None = None,
         freeze: list[str] | None = None,
         loss_chunk_size: int = 4096,
-        activation_checkpointing: bool = False,
+        activation_checkpointing: ActivationCheckpointing | None = None,
         compile_blocks: bool = False,
     ) -> None:
         super().__init__(

@@ -124,9 +124,12 @@ class SupervisedModule(LanguageModule, ABC):
         if gradient_clip_algorithm not in (None, "norm"):
             raise ValueError(f"trainer.gradient_clip_algorithm={gradient_clip_algorithm!r}: lmstack clips by 'norm'.")
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        elsewhere = getattr(self.trainer.strategy, "gradients_elsewhere", None)
+        strategy: Any = self.trainer.strategy
         limit = float("inf") if gradient_clip_val is None else gradient_clip_val
-        norm = clip_grad_norm(parameters, limit, elsewhere=elsewhere)
+        if hasattr(strategy, "clip_grad_norm"):  # gradients are kept in an engine's own buffers
+            norm = strategy.clip_grad_norm(limit)
+        else:
+            norm = clip_grad_norm(parameters, limit, elsewhere=getattr(strategy, "gradients_elsewhere", None))
         if self._is_logging_step():
             self.log("train/grad_norm", norm)
         if self.update_guard is not None:
@@ -134,7 +137,10 @@ class SupervisedModule(LanguageModule, ABC):
             # Averaged, so that no rank decides by a bit that the others do not have.
             loss, norm = (self._sum_over_ranks(own) / self.data_rank.world_size).unbind()
             self.update_skipped = self.update_guard(loss, norm)
-            skip_coming_step(optimizer, self.update_skipped)
+            if hasattr(strategy, "skip_coming_step"):
+                strategy.skip_coming_step(self.update_skipped)
+            else:
+                skip_coming_step(optimizer, self.update_skipped)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Do what was put off until now.

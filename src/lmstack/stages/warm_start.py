@@ -123,7 +123,7 @@ def _fit_vocabulary(stage: LanguageModule, needed: int, *, may_grow: bool) -> No
             f"Set model.transformer.vocab_size={needed} or more."
         )
     grown = Transformer(replace(config, vocab_size=needed))
-    grown.activation_checkpointing = stage.transformer.activation_checkpointing
+    grown.checkpoint_activations(stage.transformer.activation_checkpointing)
     stage.transformer = grown
 
 

@@ -169,6 +169,48 @@ class Tokenizer:
         theirs = other._backend.get_vocab(with_added_tokens=True)
         return all(own.get(token) == index for token, index in theirs.items())
 
+    @property
+    def definition(self) -> dict[str, Any]:
+        """The contents of `tokenizer.json`; not to be changed."""
+        definition: dict[str, Any] = self._definition
+        return definition
+
+    @property
+    def added_tokens(self) -> frozenset[str]:
+        """Tokens that are found in a text before its words are cut, special ones included."""
+        return frozenset(token.content for token in self._backend.get_added_tokens_decoder().values())
+
+    def cut_words(self, text: str) -> list[tuple[str, ...]]:
+        """The words that no token crosses, each as the entries of the vocabulary it is cut into.
+
+        Args:
+            text: Any text.
+        """
+        words: dict[int | None, list[str]] = {}
+        encoding = self._backend.encode(text, add_special_tokens=False)
+        for word, token in zip(encoding.word_ids, encoding.tokens, strict=True):
+            words.setdefault(word, []).append(token)
+        return [tuple(word) for word in words.values()]
+
+    def text_entries(self) -> dict[int, str]:
+        """The vocabulary without special tokens: how each id is written in it."""
+        special = self.special_tokens
+        vocabulary = self._backend.get_vocab(with_added_tokens=True)
+        return {index: token for token, index in vocabulary.items() if token not in special}
+
+    def merged_entries(self) -> frozenset[str]:
+        """Entries of the vocabulary that byte-pair merges make longer ones from; none for other models."""
+        merges = self._definition["model"].get("merges") or []
+        return frozenset(part for merge in merges for part in (merge.split(" ") if isinstance(merge, str) else merge))
+
+    def encode_entry(self, entry: str) -> list[int]:
+        """The ids that the model alone cuts an entry of a vocabulary into: bytes written as the vocabulary writes them.
+
+        Args:
+            entry: As `text_entries` gives it, of this tokenizer or of one that extends it.
+        """
+        return [token.id for token in self._backend.model.tokenize(entry)]
+
     @cached_property
     def byte_lengths(self) -> Int32[np.ndarray, " V"]:
         """UTF-8 bytes that each token stands for; special tokens stand for none.

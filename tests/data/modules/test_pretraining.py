@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from lmstack.data import IGNORE_INDEX, BatchSizeWarmup, TokenBatch
+from lmstack.data.mixture_plan import MixturePhase
 from lmstack.data.modules import PretrainingData
 from tiny_corpus import tiny_corpus
 
@@ -118,8 +119,26 @@ def test_weights_name_every_source_and_change_the_shares(corpus: str) -> None:
     module = data(corpus, weights={"b": 3.0, "a": 1.0})
     rows = module.train_dataloader().rows.mixture
     assert rows.weights == (1.0, 3.0)  # in the order of the manifest
-    with pytest.raises(ValueError, match=r"data.weights names \['a'\], the corpus .* has \['a', 'b'\]"):
+    with pytest.raises(ValueError, match=r"data.weights names \['a'\], there are \['a', 'b'\]"):
         data(corpus, weights={"a": 1.0}).train_dataloader()
+
+
+def test_the_last_part_of_a_run_can_have_another_mixture_and_sources_a_cap(corpus: str) -> None:
+    sizes = {name: source.train.tokens // 8 for name, source in data(corpus).manifest.sources.items()}
+    phases = [MixturePhase("75%", {"a": 0.0, "b": 1.0})]
+    module = data(corpus, max_tokens=8 * 40, weights={"a": 1.0, "b": 1.0}, max_epochs={"a": 0.5}, phases=phases)
+    sources = [row["source"] for row in module.describe_rows(0, 40)]
+    assert sources.count("a") == pytest.approx(sizes["a"] / 2, abs=1)
+    assert set(sources[30:]) == {"b"}
+    assert module.train_dataloader().state_dict()["phases"] == [[30, 0.0, 1.0]]
+    table = module.mixture_plan.table(40)
+    assert [(line.phase, line.source, line.is_capped) for line in table] == [
+        (1, "a", True),
+        (1, "b", False),
+        (2, "a", False),
+        (2, "b", False),
+    ]
+    assert sum(line.tokens for line in table) == 8 * 40
 
 
 def test_batch_size_warmup_is_checked_against_the_ranks(corpus: str) -> None:

@@ -9,6 +9,7 @@ from lmstack.data.batch_size import BatchSizePlan, BatchSizeWarmup
 from lmstack.data.corpus import Corpus
 from lmstack.data.manifest import Manifest, Split
 from lmstack.data.mixture import Mixture
+from lmstack.data.mixture_plan import MixturePhase, MixturePlan, first_row, plan_mixture
 from lmstack.data.pretraining_rows import TrainRows, ValidationRows, order_identity
 from lmstack.data.rank import Rank
 from lmstack.data.step_loader import StepLoader, ValidationLoader
@@ -24,7 +25,12 @@ class PretrainingData(LightningDataModule):
         sequence_length: Tokens of a row.
         micro_batch_size: Rows of a forward pass on one device.
         global_batch_size: Rows of an optimizer step, over all ranks.
-        weights: Share of the rows by source, in any unit; null takes every row of all sources once an epoch.
+        weights: Share of the rows by source, in any unit, 0 for none; null takes every row once an epoch.
+        temperature: Sources by size^(1/temperature), times their weights: 1 is by size, larger is more even, and with
+            1 weights are relative numbers of epochs. Null leaves the size out of it.
+        max_epochs: How often a source may be gone through, for all sources or by name; what it then gives less, the
+            others give more. Null is no cap.
+        phases: Other weights and temperatures from some point of the run on.
         seed: Another seed is another order.
         max_tokens: Tokens of the run; null goes on until the trainer stops.
         batch_size_warmup: Smaller steps at the start; null for none.
@@ -43,6 +49,9 @@ class PretrainingData(LightningDataModule):
         global_batch_size: int,
         *,
         weights: dict[str, float] | None = None,
+        temperature: float | None = None,
+        max_epochs: float | dict[str, float] | None = None,
+        phases: list[MixturePhase] | None = None,
         seed: int = 0,
         max_tokens: int | None = None,
         batch_size_warmup: BatchSizeWarmup | None = None,
@@ -57,6 +66,9 @@ class PretrainingData(LightningDataModule):
         self.micro_batch_size = micro_batch_size
         self.global_batch_size = global_batch_size
         self.weights = weights
+        self.temperature = temperature
+        self.max_epochs = max_epochs
+        self.phases = phases or []
         self.seed = seed
         self.max_tokens = max_tokens
         self.validation_batch_size = validation_batch_size
@@ -65,6 +77,8 @@ class PretrainingData(LightningDataModule):
         self.num_workers = num_workers
         self.plan = BatchSizePlan(global_batch_size, sequence_length, max_tokens, batch_size_warmup)
         self._corpus: Corpus | None = None
+        self._added: list[MixturePhase] = []
+        self._train_loader: StepLoader | None = None
 
     def setup(self, stage: str | None = None) -> None:
         """Open the corpus and check that it is finished and fits its tokenizer.
@@ -106,13 +120,74 @@ class PretrainingData(LightningDataModule):
                 f"Set model.transformer.vocab_size={needed} or more."
             )
 
+    @property
+    def mixture_plan(self) -> MixturePlan:
+        """What the run takes from which source; known after `setup`."""
+        return plan_mixture(
+            {name: self.manifest.sources[name].train.tokens for name in self._names("train")},
+            self.plan,
+            self.seed,
+            weights=self.weights,
+            temperature=self.temperature,
+            max_epochs=self.max_epochs,
+            phases=sorted(
+                [*self.phases, *self._added], key=lambda phase: first_row(phase.start, self.plan, "data.phases.")
+            ),
+        )
+
+    def add_phase(self, place: int, weights: dict[str, float]) -> None:
+        """Mix sources by other weights from some place of the order on, until a phase that is planned begins.
+
+        A checkpoint brings it back.
+
+        Args:
+            place: Of the first row that comes in the new order.
+            weights: Of every source; 0 leaves one out.
+
+        Raises:
+            ValueError: The run has no weights that could be changed, or these are wrong.
+        """
+        if self.weights is None and self.temperature is None:
+            raise ValueError(
+                "data.weights is null: every row comes once an epoch, in an order that has no weights to change. Start "
+                "with data.temperature=1 for shares by size."
+            )
+        if self.max_epochs is not None:
+            raise ValueError("data.max_epochs is set: its caps hold for the mixture that was planned.")
+        before = self._added
+        start = f"{place * self.sequence_length} tokens"
+        self._added = [*(phase for phase in before if phase.start != start), MixturePhase(start, dict(weights))]
+        try:
+            self._refresh()
+        except ValueError:
+            self._added = before
+            raise
+
+    def state_dict(self) -> dict[str, Any]:
+        """Phases that were not planned."""
+        return {"added_phases": [{"start": phase.start, "weights": phase.weights} for phase in self._added]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take them back.
+
+        Args:
+            state_dict: What `state_dict` gave.
+        """
+        self._added = [MixturePhase(**phase) for phase in state_dict["added_phases"]]
+        self._refresh()
+
+    def _refresh(self) -> None:
+        if self._corpus is None:
+            return
+        rows, identity = self._rows()
+        if self._train_loader is not None:
+            self._train_loader.take_order(rows, identity)
+
     def train_dataloader(self) -> StepLoader:
         """Optimizer steps of this rank."""
-        rank = Rank.of(self.trainer)
-        self._check_divisible(rank.world_size)
-        _, shards, mixture = self._order()
-        rows = TrainRows(shards, mixture, self.plan, self.tokenizer, self.micro_batch_size, rank)
-        return StepLoader(rows, order_identity(self.manifest.fingerprint, mixture), self.num_workers)
+        self._check_divisible(Rank.of(self.trainer).world_size)
+        self._train_loader = StepLoader(*self._rows(), self.num_workers)
+        return self._train_loader
 
     def val_dataloader(self) -> ValidationLoader:
         """Validation batches of this rank."""
@@ -171,10 +246,16 @@ class PretrainingData(LightningDataModule):
         """
         return self.plan.steps_for_tokens(tokens)
 
+    def _rows(self) -> tuple[TrainRows, dict[str, Any]]:
+        _, shards, mixture = self._order()
+        rank = Rank.of(self.trainer)
+        rows = TrainRows(shards, mixture, self.plan, self.tokenizer, self.micro_batch_size, rank)
+        return rows, order_identity(self.manifest.fingerprint, mixture)
+
     def _order(self) -> tuple[list[str], list[TokenShards], Mixture]:
-        names, weights = self._sources()
+        names = self._names("train")
         shards = [self.corpus.shards("train", name) for name in names]
-        return names, shards, Mixture(tuple(s.num_tokens for s in shards), self.sequence_length, weights, self.seed)
+        return names, shards, self.mixture_plan.mixture
 
     def _held_out(self, max_tokens: int | None) -> ValidationLoader:
         names = self._names("validation")
@@ -198,17 +279,6 @@ class PretrainingData(LightningDataModule):
 
     def _names(self, split: Split) -> list[str]:
         return [name for name, source in self.manifest.sources.items() if getattr(source, split).tokens]
-
-    def _sources(self) -> tuple[list[str], tuple[float, ...] | None]:
-        names = self._names("train")
-        if self.weights is None:
-            return names, None
-        if set(self.weights) != set(names):
-            raise ValueError(
-                f"data.weights names {sorted(self.weights)}, the corpus {self.path} has {sorted(names)}. "
-                "Give every source a weight."
-            )
-        return names, tuple(float(self.weights[name]) for name in names)
 
     def _check_divisible(self, world_size: int) -> None:
         unit = self.micro_batch_size * world_size
