@@ -342,7 +342,7 @@ def test_a_full_disk_is_one_clear_error_and_what_is_finished_is_kept(
 
 
 def test_two_builds_in_one_folder_are_refused(tmp_path: Path, tokenizer: Path, texts: str) -> None:
-    with build._locked(tmp_path / "c"), pytest.raises(ValueError, match="Another process is building"):
+    with build.locked(tmp_path / "c"), pytest.raises(ValueError, match="Another process is building"):
         build_corpus(tmp_path / "c", {"a": texts}, tokenizer, num_workers=0)
 
 
