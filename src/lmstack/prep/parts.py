@@ -1,7 +1,7 @@
 """The stretches of a file between separators, where it may be cut anywhere for several processes."""
 
 from collections.abc import Iterator
-from typing import IO, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 BLOCK_BYTES = 1 << 20
 
@@ -19,12 +19,37 @@ class Readable(Protocol):
         ...
 
 
+@runtime_checkable
+class ByteStream(Readable, Protocol):
+    """An open file, here or in an object store, perhaps uncompressed as it is read."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """At most `size` bytes; all that are left with -1.
+
+        Args:
+            size: How many.
+        """
+        ...
+
+    def seek(self, offset: int, /) -> int:
+        """Go to a place.
+
+        Args:
+            offset: Bytes from the beginning.
+        """
+        ...
+
+    def close(self) -> None:
+        """Close it."""
+        ...
+
+
 class TooLong(bytes):
     """The beginning of a part that is longer than allowed; the rest of it was passed over."""
 
 
 def parts(
-    stream: IO[bytes], start: int, stop: int, separator: bytes, max_bytes: int | None = None
+    stream: ByteStream, start: int, stop: int, separator: bytes, max_bytes: int | None = None
 ) -> Iterator[tuple[int, bytes]]:
     """Offset and bytes of what stands between separators, where it begins from `start` to before `stop`.
 
@@ -69,7 +94,7 @@ def split(stream: Readable, offset: int, separator: bytes, max_bytes: int | None
             del buffer[: found + len(separator)]
             offset += found + len(separator)
             searched = 0
-        elif max_bytes is not None and len(buffer) > max_bytes:
+        elif max_bytes is not None and len(buffer) >= max_bytes + len(separator):
             yield offset, TooLong(buffer[:max_bytes])
             passed = _pass_over(stream, buffer, separator)
             if passed is None:

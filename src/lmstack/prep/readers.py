@@ -7,12 +7,13 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal, cast
 
 from lmstack.prep import stdlib_corpus
-from lmstack.prep.parts import BLOCK_BYTES, parts, split
+from lmstack.prep.parts import BLOCK_BYTES, ByteStream, parts, split
 
 Kind = Literal["text", "jsonl", "jsonl.gz", "jsonl.zst", "parquet", "python"]
 
@@ -222,21 +223,21 @@ def _read_jsonl(piece: Piece, source: SourceConfig) -> Iterator[Document]:
 
 
 def _read_compressed(piece: Piece, source: SourceConfig) -> Iterator[Document]:
-    with _open_compressed(piece) as stream:
+    with closing(_open_compressed(piece)) as stream:
         for number, (offset, line) in enumerate(split(stream, 0, b"\n"), 1):
             if line.strip():
                 text = _decode(line, piece.path, offset, source)
                 yield _parse(text, f"{piece.path}, line {number}", source)
 
 
-def _open_compressed(piece: Piece) -> IO[bytes]:
+def _open_compressed(piece: Piece) -> ByteStream:
     if piece.kind == "jsonl.gz":
-        return cast(IO[bytes], gzip.open(piece.path, "rb"))
+        return cast(ByteStream, gzip.open(piece.path, "rb"))
     try:
         import zstandard
     except ModuleNotFoundError:
         raise ValueError(f"{piece.path} is compressed with zstandard: pip install 'lmstack[prep]'.") from None
-    return cast(IO[bytes], zstandard.open(piece.path, "rb"))
+    return cast(ByteStream, zstandard.open(piece.path, "rb"))
 
 
 def _read_parquet(piece: Piece, source: SourceConfig) -> Iterator[Document]:

@@ -5,7 +5,7 @@ from html import escape
 
 from lmstack.reports.svg import COLORS, number_text
 
-_WIDTH, _ROW, _LEFT, _TOP, _BAR = 940, 34, 150, 40, 20
+_WIDTH, _ROW, _LEFT, _TOP, _BAR = 940, 34, 150.0, 40.0, 20
 _KEPT = "#94a3b8"
 _NARROWEST_LABEL = 46
 

@@ -3,7 +3,8 @@
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import IO
+
+from lmstack.prep.parts import Readable
 
 _BLOCK_BYTES = 1 << 18
 _MAGIC = b"\x1f\x8b\x08"
@@ -22,7 +23,7 @@ class MemberEnd:
     error: str = ""
 
 
-def read_members(stream: IO[bytes]) -> Iterator[bytes | MemberEnd]:
+def read_members(stream: Readable) -> Iterator[bytes | MemberEnd]:
     """The uncompressed blocks of every member, a `MemberEnd` after each.
 
     Args:
@@ -55,7 +56,7 @@ def read_members(stream: IO[bytes]) -> Iterator[bytes | MemberEnd]:
             buffer = stream.read(_BLOCK_BYTES)
 
 
-def _next_member(stream: IO[bytes], buffer: bytes, at_start: bool) -> tuple[int, bytes]:
+def _next_member(stream: Readable, buffer: bytes, at_start: bool) -> tuple[int, bytes]:
     """Bytes to pass over and what follows them, from the next place that looks like a member's header."""
     dropped = 1 if at_start else 0
     buffer = buffer[dropped:]

@@ -1,6 +1,7 @@
 """Documents that are files or pages: text, Markdown, source code, HTML, WARC."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -24,7 +25,7 @@ def read_text(reading: Reading) -> Iterator[Verdict]:
     metadata = {"format": reading.piece.format or "text"} | ({"programming_language": code} if code else {})
     separator = reading.source.separator
     limit = reading.source.max_document_bytes
-    with opened(reading.piece) as stream:
+    with closing(opened(reading.piece)) as stream:
         if separator is None:
             content = stream.read(limit + 1)
             if len(content) > limit:
@@ -47,7 +48,7 @@ def read_html(reading: Reading) -> Iterator[Verdict]:
     Args:
         reading: Of the piece.
     """
-    with opened(reading.piece) as stream:
+    with closing(opened(reading.piece)) as stream:
         content = stream.read(reading.source.max_document_bytes + 1)
     yield reading.document(_page_text(reading, content), 0, format="html")
 
@@ -59,10 +60,10 @@ def read_warc(reading: Reading) -> Iterator[Verdict]:
         reading: Of the piece.
     """
     if reading.piece.compression != "gzip":
-        with opened(reading.piece) as stream:
+        with closing(opened(reading.piece)) as stream:
             yield from _records(reading, stream, 0)
         return
-    with open_binary(reading.piece.path) as stream:
+    with closing(open_binary(reading.piece.path)) as stream:
         limit = 2 * reading.source.max_document_bytes
         member = bytearray()
         for item in read_members(stream):

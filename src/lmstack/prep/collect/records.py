@@ -3,13 +3,14 @@
 import csv
 import json
 from collections.abc import Iterable, Iterator
-from typing import IO, Any, cast
+from contextlib import closing
+from typing import Any, cast
 
 from lmstack.prep.collect.gzip_members import MemberEnd, read_members
 from lmstack.prep.collect.reading import Reading
 from lmstack.prep.collect.source import Piece, open_binary
 from lmstack.prep.document import Verdict
-from lmstack.prep.parts import TooLong, parts, split
+from lmstack.prep.parts import ByteStream, TooLong, parts, split
 
 _MAX_JSON_BYTES = 1 << 28
 """A JSON array is held in memory whole."""
@@ -61,7 +62,7 @@ def read_csv(reading: Reading) -> Iterator[Verdict]:
     import io
 
     csv.field_size_limit(reading.source.max_document_bytes)
-    with opened(reading.piece) as stream:
+    with closing(opened(reading.piece)) as stream:
         sample = stream.read(1 << 16)
     encoding = reading.source.encoding
     if encoding is None:
@@ -69,7 +70,7 @@ def read_csv(reading: Reading) -> Iterator[Verdict]:
 
         encoding = detect_encoding(sample)
     delimiter = "\t" if ".tsv" in reading.piece.path.lower() else ","
-    with opened(reading.piece) as stream:
+    with closing(opened(reading.piece)) as stream:
         text = io.TextIOWrapper(cast(Any, stream), encoding=encoding, errors="replace", newline="")
         rows = csv.DictReader(text, delimiter=delimiter)
         number = 0
@@ -95,7 +96,7 @@ def read_parquet(reading: Reading) -> Iterator[Verdict]:
     import pyarrow.parquet as parquet
 
     piece = reading.piece
-    with open_binary(piece.path) as stream:
+    with closing(open_binary(piece.path)) as stream:
         file = parquet.ParquetFile(stream)
         groups = range(file.metadata.num_row_groups)
         if piece.stop <= len(groups):  # a stretch; otherwise the whole file, measured in bytes
@@ -107,7 +108,7 @@ def read_parquet(reading: Reading) -> Iterator[Verdict]:
                 row += 1
 
 
-def opened(piece: Piece) -> IO[bytes]:
+def opened(piece: Piece) -> ByteStream:
     """The uncompressed bytes of a whole file.
 
     Args:
@@ -117,25 +118,28 @@ def opened(piece: Piece) -> IO[bytes]:
     if piece.compression == "gzip":
         import gzip
 
-        return cast(IO[bytes], gzip.open(raw))
+        return cast(ByteStream, gzip.open(cast(Any, raw)))
     if piece.compression == "zstd":
         import zstandard
 
-        return cast(IO[bytes], zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True, closefd=True))
+        return cast(
+            ByteStream,
+            zstandard.ZstdDecompressor().stream_reader(cast(Any, raw), read_across_frames=True, closefd=True),
+        )
     return raw
 
 
 def _lines(piece: Piece, max_bytes: int) -> Iterator[tuple[int, bytes | MemberEnd]]:
     if piece.compression == "gzip":
-        with open_binary(piece.path) as stream:
+        with closing(open_binary(piece.path)) as stream:
             yield from _gzip_lines(stream, max_bytes)
     else:
-        with opened(piece) as stream:
+        with closing(opened(piece)) as stream:
             stop = 1 << 62 if piece.compression else piece.stop
             yield from parts(stream, piece.start, stop, b"\n", max_bytes)
 
 
-def _gzip_lines(stream: IO[bytes], max_bytes: int) -> Iterator[tuple[int, bytes | MemberEnd]]:
+def _gzip_lines(stream: ByteStream, max_bytes: int) -> Iterator[tuple[int, bytes | MemberEnd]]:
     """Lines of the whole members; a line that a damaged member cuts off is passed over with it."""
     segment = _Segment(read_members(stream))
     while not segment.is_at_end:
@@ -176,7 +180,7 @@ def _read_array(reading: Reading) -> Iterable[Verdict] | None:
     """The records of a file that is one JSON value; None when it is not."""
     if reading.piece.size > _MAX_JSON_BYTES:
         return None
-    with opened(reading.piece) as stream:
+    with closing(opened(reading.piece)) as stream:
         content = stream.read()
     try:
         value = _loads(content)

@@ -4,10 +4,12 @@ import codecs
 import glob
 import os
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
-from typing import IO, Any, Literal
+from typing import Any, Literal, cast
 
 from lmstack.prep import stdlib_corpus
+from lmstack.prep.parts import ByteStream
 
 Format = Literal["jsonl", "json", "parquet", "csv", "text", "markdown", "html", "warc", "code"]
 
@@ -114,17 +116,17 @@ def list_pieces(name: str, source: Source, max_bytes: int) -> list[Piece]:
     return pieces
 
 
-def open_binary(path: str) -> IO[bytes]:
+def open_binary(path: str) -> ByteStream:
     """A file or URL, open for reading bytes.
 
     Args:
         path: Which.
     """
     if "://" not in path:
-        return open(path, "rb")
+        return cast(ByteStream, open(path, "rb"))
     import fsspec
 
-    stream: IO[bytes] = fsspec.open(path, "rb").open()
+    stream: ByteStream = fsspec.open(path, "rb").open()
     return stream
 
 
@@ -175,7 +177,7 @@ def _cut(file: str, size: int, source: Source, max_bytes: int) -> list[Piece]:
         return whole
     if file_format == "parquet":
         return _row_groups(file, whole)
-    with open_binary(file) as stream:
+    with closing(open_binary(file)) as stream:
         if stream.read(4096).lstrip()[:1] == b"[":
             return whole  # perhaps a JSON array, which has to be read from its beginning
     starts = range(0, size, max_bytes)
@@ -186,7 +188,7 @@ def _row_groups(file: str, whole: list[Piece]) -> list[Piece]:
     import pyarrow.parquet as parquet
 
     try:
-        with open_binary(file) as stream:
+        with closing(open_binary(file)) as stream:
             groups = parquet.ParquetFile(stream).metadata
             sizes = [groups.row_group(i).total_byte_size for i in range(groups.num_row_groups)]
     except (OSError, ValueError):

@@ -122,7 +122,7 @@ def train_classifier(
     *,
     num_buckets: int = 1 << 18,
     max_ngram: int = 2,
-    l2: float = 1e-4,
+    l2: float = 1e-3,
     num_folds: int = 5,
     seed: int = 0,
 ) -> tuple[QualityModel, Floats]:
@@ -242,18 +242,10 @@ def _fit(rows: Features, labels: NDArray[np.bool_], num_buckets: int, l2: float)
 
 
 def _fit_calibration(logits: Floats, labels: NDArray[np.bool_]) -> tuple[float, float]:
-    """Slope and intercept of the logistic curve through unseen logits, by Newton's method (Platt 1999)."""
-    slope, intercept = 1.0, 0.0
+    """Slope and intercept of the logistic curve through unseen logits (Platt 1999): a regression with one column."""
     scale = max(float(np.abs(logits).max()), 1e-9)
-    x = logits / scale
-    slope *= scale
-    for _ in range(50):
-        p = sigmoid(slope * x + intercept)
-        gradient = np.array([((p - labels) * x).sum() + 1e-3 * slope, (p - labels).sum()])
-        w = p * (1 - p)
-        hessian = np.array([[(w * x * x).sum() + 1e-3, (w * x).sum()], [(w * x).sum(), w.sum() + 1e-9]])
-        step = np.linalg.solve(hessian, gradient)
-        slope, intercept = slope - float(step[0]), intercept - float(step[1])
-        if np.abs(step).max() < 1e-9:
-            break
-    return slope / scale, intercept
+    column = Features(
+        np.zeros(len(logits), dtype=np.int64), (logits / scale).astype(np.float32), np.arange(len(logits) + 1)
+    )
+    weights, intercept = _fit(column, labels, 1, l2=1e-4)
+    return float(weights[0]) / scale, intercept
