@@ -47,14 +47,14 @@ _CPU = "an assumption: a core with AMX measured at 1 TFLOP/s (bfloat16) and 160 
 DEVICES = {
     device.name: device
     for device in (
-        _gpu("b200", 180, 2250, 75, 900, 50, _DGX_B200),
-        _gpu("h200", 141, 989, 67, 450, 50, _DGX_H200),
-        _gpu("h100", 80, 989, 67, 450, 50, _DGX_H100),
-        _gpu("a100_80gb", 80, 312, 19.5, 300, 25, _DGX_A100),
-        _gpu("a100_40gb", 40, 312, 19.5, 300, 25, _DGX_A100),
-        _gpu("l40s", 48, 362, 91.6, 32, 3.1, _PCIE),
-        _gpu("a10g", 24, 70, 31.2, 32, 3.1, _PCIE),
-        _gpu("cpu", 16, 1, 0.16, 5, 1.25, _CPU),
+        _gpu("b200", 180.0, 2250.0, 75.0, 900.0, 50.0, _DGX_B200),
+        _gpu("h200", 141.0, 989.0, 67.0, 450.0, 50.0, _DGX_H200),
+        _gpu("h100", 80.0, 989.0, 67.0, 450.0, 50.0, _DGX_H100),
+        _gpu("a100_80gb", 80.0, 312.0, 19.5, 300.0, 25.0, _DGX_A100),
+        _gpu("a100_40gb", 40.0, 312.0, 19.5, 300.0, 25.0, _DGX_A100),
+        _gpu("l40s", 48.0, 362.0, 91.6, 32.0, 3.1, _PCIE),
+        _gpu("a10g", 24.0, 70.0, 31.2, 32.0, 3.1, _PCIE),
+        _gpu("cpu", 16.0, 1.0, 0.16, 5.0, 1.25, _CPU),
     )
 }
 """By name. GPUs are those with their own fast links, where there are several sorts of a name."""

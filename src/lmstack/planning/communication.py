@@ -81,15 +81,15 @@ def _times_sharded(arrangement: Arrangement, num_micro_batches: int) -> tuple[fl
     """How often all weights go round in a step, and what hides it (ZeRO, arXiv:1910.02054, section 7)."""
     stage = ZERO_STAGES.get(arrangement.strategy, 3)
     if stage == 1:  # gradients once, weights once
-        return 2, 2 / 3 / num_micro_batches
+        return 2.0, 2 / 3 / num_micro_batches
     if stage == 2:  # gradients after every micro-batch
-        return num_micro_batches + 1, 2 / 3
-    return 3 * num_micro_batches, 1.0  # weights forward and backward, and gradients
+        return num_micro_batches + 1.0, 2 / 3
+    return 3.0 * num_micro_batches, 1.0  # weights forward and backward, and gradients
 
 
 def _stream(workload: Workload, arrangement: Arrangement) -> float:
     """Bytes of a micro-batch's residual stream."""
-    return workload.tokens * workload.transformer.dim * numbers_of(workload, arrangement).weight
+    return float(workload.tokens * workload.transformer.dim * numbers_of(workload, arrangement).weight)
 
 
 def _of_layers(workload: Workload, arrangement: Arrangement) -> float:

@@ -99,15 +99,16 @@ def _stage_memory(workload: Workload, arrangement: Arrangement, stage: int, is_c
 def _held(arrangement: Arrangement, block: int, ends: int, weights: int) -> tuple[float, float, float]:
     """Weights, gradients and optimizer states (in weights) on a device, with what is gathered or waits to be sent."""
     of_weights, of_gradients, of_state = arrangement.sharded
+    whole = float(weights)
     if arrangement.strategy == "local_sgd":
-        return 2 * weights, weights, weights  # the anchor
+        return 2 * whole, whole, whole  # the anchor
     if arrangement.strategy == "ddp":
-        return weights, 2 * weights, weights  # gradients are copied into buckets
+        return whole, 2 * whole, whole  # gradients are copied into buckets
     if arrangement.strategy in ZERO_STAGES:
         bucket = min(DEEPSPEED_BUCKET, weights)
         return weights / of_weights + bucket, weights / of_gradients + bucket, weights / of_state
     if arrangement.layout.data_parallel == 1:
-        return weights, weights, weights
+        return whole, whole, whole
     # The ends stay gathered until the backward is over; of the blocks, one is used and the next is on its way.
     gathered = ends + 2 * block if of_weights > 1 else 0
     return weights / of_weights + gathered, weights / of_gradients + ends + block, weights / of_state

@@ -118,7 +118,7 @@ def _plan(workload: Workload, arrangement: Arrangement, cluster: Cluster) -> Str
         # (p - 1) / m: arXiv:2104.04473, section 2.2
         bubble=(stages - 1) / workload.num_micro_batches(arrangement.layout.data_parallel),
         compute_seconds=compute,
-        exposed_seconds=sum(max(0.0, each.seconds - each.hides_behind * compute) for each in sent),
+        exposed_seconds=sum((max(0.0, each.seconds - each.hides_behind * compute) for each in sent), 0.0),
     )
 
 
