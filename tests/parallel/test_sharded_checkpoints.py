@@ -1,7 +1,6 @@
 """Each process writes its part of a checkpoint; any number of processes, under any strategy, goes on from it."""
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +10,7 @@ from lmstack.callbacks import Checkpointing
 from lmstack.models.checkpoint import load_transformer
 from lmstack.models.checkpoint_folder import DamagedCheckpointError, newest_valid_checkpoint, read_manifest
 from parallel_runs import DEEPSPEED, assert_alike, result, runs
+from tiny_run import tiny_stage, tiny_trainer
 
 COMMON: dict[str, Any] = {"planned_steps": 4, "clip": 0.5}
 REST: dict[str, Any] = COMMON | {"steps": 4, "seed": 77}
@@ -76,10 +76,9 @@ def test_what_waits_for_others_is_not_done_in_the_background() -> None:
         Checkpointing(asynchronous=True, sharded=True)
 
 
-def test_strategies_that_do_not_cut_the_model_are_refused() -> None:
-    trainer: Any = SimpleNamespace(strategy=SimpleNamespace())
-    with pytest.raises(ValueError, match=r"sharded=true: SimpleNamespace does not cut the model over a mesh"):
-        Checkpointing(sharded=True).setup(trainer, None, "fit")  # type: ignore[arg-type]
+def test_strategies_that_do_not_cut_the_model_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"sharded=true: SingleDeviceStrategy does not cut the model over a mesh"):
+        Checkpointing(sharded=True).setup(tiny_trainer(tmp_path), tiny_stage(), "fit")
 
 
 @pytest.mark.slow

@@ -38,6 +38,10 @@ def hydra_overrides(overrides: list[Override], hydra: Any, config_name: str | No
     return [*groups, *(f"~{path}" for path in gone), *spelled]
 
 
+def _is_number(value: str | None) -> bool:
+    return (value or "").lstrip("-")[:1].isdigit()
+
+
 def sweep_overrides(overrides: list[Override], hydra: Any, config_name: str) -> list[str]:
     """The overrides of a sweep; each run sees its own values again through `hydra_overrides`.
 
@@ -63,13 +67,13 @@ def split_overrides(overrides: list[Override], hydra: Any, config_name: str | No
     values: list[Override] = []
     chosen: dict[str, Any] | None = None
     for override in overrides:
-        if not loader.repository.group_exists(override.key.partition("@")[0]):
+        group = override.key.partition("@")[0]
+        if not loader.repository.group_exists(group):
             values.append(override)
         elif override.deletes:
             groups.append(override.text)
-        elif override.value and override.value.lstrip("-")[:1].isdigit():
-            options = ", ".join(loader.get_group_options(override.key.partition("@")[0]))
-            raise ConfigError(f"{override.text}: expected a file of conf/{override.key}. Options: {options}.")
+        elif _is_number(override.value) and override.value not in (options := loader.get_group_options(group)):
+            raise ConfigError(f"{override.text}: expected a file of conf/{group}. Options: {', '.join(options)}.")
         else:
             if chosen is None:
                 chosen = loader.compute_defaults_list(config_name, [], RunMode.RUN).overrides.known_choices
