@@ -58,7 +58,7 @@ def test_offloading_and_shapes_that_do_not_divide_change_nothing(tmp_path: Path,
         "zero3_recomputed": {
             "strategy": "deepspeed_zero3",
             "changes": CUT,
-            "stage": {"activation_checkpointing": True},
+            "activation_checkpointing": {"kind": "full"},
         },
     }
     runs(tmp_path, 1, {"single": {"strategy": "single"} | common})
