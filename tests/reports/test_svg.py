@@ -48,7 +48,8 @@ def test_names_cannot_break_the_markup() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(0.12345, "0.123"), (1500.0, "1.5e+03"), (12345.0, "12.3k"), (2.5e6, "2.5M"), (3e9, "3B")]
+    ("value", "text"),
+    [(0.12345, "0.123"), (999.6, "1,000"), (1500.0, "1,500"), (12345.0, "12.3k"), (2.5e6, "2.5M"), (3e9, "3B")],
 )
 def test_numbers_are_short(value: float, text: str) -> None:
     assert number_text(value) == text

@@ -110,7 +110,7 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
 
 
 def number_text(value: float) -> str:
-    """A number as a reader wants it: three digits that matter, thousands as k and M.
+    """A number as a reader wants it: three digits that matter, from ten thousand on as k and M, never a power of ten.
 
     Args:
         value: The number.
@@ -118,7 +118,7 @@ def number_text(value: float) -> str:
     for size, letter in ((1e9, "B"), (1e6, "M"), (1e4, "k")):
         if abs(value) >= size:
             return f"{value / (1e3 if letter == 'k' else size):.3g}{letter}"
-    return f"{value:.3g}"
+    return f"{value:,.0f}" if abs(value) >= 999.5 else f"{value:.3g}"
 
 
 _Scale = Callable[[float], float]
