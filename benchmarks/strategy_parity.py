@@ -77,6 +77,7 @@ FOUR: Runs = {
     "deepspeed_zero1": {"strategy": "deepspeed_zero1"},
     "deepspeed_zero2": {"strategy": "deepspeed_zero2"},
     "deepspeed_zero3": {"strategy": "deepspeed_zero3"} | CUT,
+    "local_sgd, period=1, outer_lr=1": {"strategy": "local_sgd", "changes": AVERAGING} | SGD,
     "deepspeed_zero1, bf16-mixed": {"strategy": "deepspeed_zero1"} | BF16,
     "deepspeed_zero2, bf16-mixed": {"strategy": "deepspeed_zero2"} | BF16,
     "deepspeed_zero3, bf16-mixed": {"strategy": "deepspeed_zero3"} | CUT | BF16,
