@@ -4,6 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import lightning as L
 import pytest
 from torch import nn
 
@@ -109,7 +110,7 @@ def test_what_was_never_tried_is_refused_with_the_reason() -> None:
         (with_head, r"CausalLM has score_head.weight beside a transformer"),
         (adapted, r"model.lora: adapters have next to no optimizer state"),
         (compiled, r"model.compile_blocks=true with stage 3"),
-        (SimpleNamespace(), r"SimpleNamespace samples from the model it trains"),
+        (L.LightningModule(), r"LightningModule samples from the model it trains"),
     ):
         strategy = strategy_for(module)
         with pytest.raises(ValueError, match=message):
