@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from lmstack.data.modules import PretrainingData
 from lmstack.models.checkpoint import save_weights
 from lmstack.optim.optimizers import AdamWConfig
 from lmstack.optim.schedules import ConstantSchedule
+from tiny_corpus import tiny_corpus
 from tiny_run import VOCAB, StepData, batch_of, random_rows, tiny_config, tiny_stage, tiny_trainer
 
 ROWS = random_rows(4, lambda i: 4 + i)
@@ -25,6 +27,28 @@ def test_the_first_loss_is_near_that_of_a_uniform_guess(tmp_path: Path) -> None:
     stage = tiny_stage()
     loss = tiny_trainer(tmp_path).validate(stage, StepData([], [batch_of(ROWS)]), verbose=False)[0]["val/loss"]
     assert loss == pytest.approx(math.log(VOCAB), abs=0.3)
+
+
+@pytest.mark.parametrize("stride", [None, 3])
+def test_bits_per_byte_of_a_source_are_those_of_a_corpus_that_holds_nothing_else(
+    tmp_path: Path, stride: int | None
+) -> None:
+    held_out = {"a": ["never seen, " * 5], "b": ["nor this", "nor that", "xyz"]}
+    stage = tiny_stage(config=tiny_config(vocab_size=257))
+
+    def validate(name: str, sources: dict[str, list[str]]) -> dict[str, float]:
+        corpus = str(tiny_corpus(tmp_path / name, {"a": ["to learn from"]}, sources))
+        data = PretrainingData(corpus, 8, 2, 2, validation_stride=stride)
+        return dict(tiny_trainer(tmp_path).validate(stage, data, verbose=False)[0])
+
+    both = validate("both", held_out)
+    alone = {name: validate(name, {name: texts}) for name, texts in held_out.items()}
+    for name, values in alone.items():
+        assert both[f"val/bits_per_byte/{name}"] == pytest.approx(values["val/bits_per_byte"], rel=1e-5)
+        assert not any(key.startswith("val/bits_per_byte/") for key in values)  # one source is the whole
+    sizes = {name: sum(map(len, texts)) for name, texts in held_out.items()}
+    mean = sum(sizes[name] * values["val/bits_per_byte"] for name, values in alone.items()) / sum(sizes.values())
+    assert both["val/bits_per_byte"] == pytest.approx(mean, rel=1e-5)
 
 
 def test_a_copied_sequence_is_predicted_which_shifted_labels_would_not_allow(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Rows of token shards, as batches by position: what pretraining reads."""
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -104,6 +106,8 @@ class TrainRows(Dataset[list[TokenBatch]]):
 class ValidationRows(Dataset[TokenBatch]):
     """Rows of the validation streams: each token scored exactly once, and the end of the last document.
 
+    A batch holds rows of one source, so that losses can be told apart by source.
+
     Args:
         shards: Token stream of each source.
         tokenizer: For the end-of-text id and the bytes of tokens.
@@ -113,6 +117,7 @@ class ValidationRows(Dataset[TokenBatch]):
         max_tokens: At most so many tokens, in rows spread evenly over the streams; None takes all.
         stride: Tokens that a row scores, its last; those before are their context, scored by an earlier row. None
             scores all of a row: rows then lie side by side.
+        names: Of the sources.
     """
 
     def __init__(
@@ -124,6 +129,7 @@ class ValidationRows(Dataset[TokenBatch]):
         rank: Rank,
         max_tokens: int | None = None,
         stride: int | None = None,
+        names: Sequence[str] = (),
     ):
         self.stride = sequence_length if stride is None else stride
         if not 0 < self.stride <= sequence_length:
@@ -132,19 +138,33 @@ class ValidationRows(Dataset[TokenBatch]):
                 "all."
             )
         self.shards = shards
+        self.names = names
         self.eot_id = tokenizer.eot_id
         self.byte_lengths = tokenizer.byte_lengths
         self.sequence_length = sequence_length
         self.batch_size = batch_size
         self.rank = rank
-        counts = [-(-self._num_labels(shard) // self.stride) for shard in shards]
-        self._ends = np.cumsum(counts)
-        total = int(self._ends[-1]) if counts else 0
+        ends = np.cumsum([0, *(-(-self._num_labels(shard) // self.stride) for shard in shards)])
+        total = int(ends[-1])
         kept = total if max_tokens is None else min(total, max(1, max_tokens // self.stride))
-        self._rows = np.arange(kept) * total // max(kept, 1)
+        rows = np.arange(kept) * total // max(kept, 1)
+        self._batches = [
+            (source, own[i : i + batch_size])
+            for source, (start, end) in enumerate(pairwise(ends))
+            for own in [rows[(start <= rows) & (rows < end)] - start]
+            for i in range(0, len(own), batch_size)
+        ]
 
     def __len__(self) -> int:
-        return -(-len(self._rows) // (self.batch_size * self.rank.world_size))
+        return -(-len(self._batches) // self.rank.world_size)
+
+    def source_of(self, index: int) -> int:
+        """Which source the rows of a batch are of.
+
+        Args:
+            index: Which batch of this rank.
+        """
+        return self._batch(index)[0]
 
     def __getitem__(self, index: int) -> TokenBatch:
         """One batch; padding where the rows run out, so that every rank has as many batches.
@@ -152,21 +172,23 @@ class ValidationRows(Dataset[TokenBatch]):
         Args:
             index: Which batch of this rank.
         """
-        first = (index * self.rank.world_size + self.rank.index) * self.batch_size
-        rows = self._rows[first : first + self.batch_size]
-        source = np.searchsorted(self._ends, rows, side="right")
-        counts = np.diff(self._ends, prepend=0)
-        first_scored = (rows - (self._ends - counts)[source]) * self.stride
+        source, rows = self._batch(index)
+        first_scored = rows * self.stride
         starts = np.maximum(0, first_scored + self.stride - self.sequence_length)
-        num_labels = np.array([self._num_labels(shard) for shard in self.shards])[source]
+        num_labels = self._num_labels(self.shards[source])
         return pack_rows(
-            gather_rows(self.shards, source, starts, self.sequence_length + 1),
+            gather_rows(self.shards, np.full_like(rows, source), starts, self.sequence_length + 1),
             np.minimum(first_scored + self.stride, num_labels) - starts,
             eot_id=self.eot_id,
             byte_lengths=self.byte_lengths,
             num_rows=self.batch_size,
             context=first_scored - starts,
         )
+
+    def _batch(self, index: int) -> tuple[int, Int64[np.ndarray, " N"]]:
+        """Source and rows of a batch; no rows where this rank has run out of them."""
+        number = index * self.rank.world_size + self.rank.index
+        return self._batches[number] if number < len(self._batches) else (0, np.zeros(0, dtype=np.int64))
 
     def _num_labels(self, shard: TokenShards) -> int:
         """Tokens of a stream that have a label.

@@ -274,6 +274,7 @@ class PretrainingData(LightningDataModule):
             Rank.of(self.trainer),
             max_tokens,
             self.validation_stride,
+            names,
         )
         return ValidationLoader(rows, self.num_workers)
 
