@@ -235,6 +235,12 @@ def test_broken_yaml_names_the_file_and_the_line(text: str) -> None:
         composed(config="conf/broken.yaml")
 
 
+def test_a_file_that_builds_on_itself_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("defaults: [/mine, _self_]\n")
+    with pytest.raises(ConfigError, match=r"mine\.yaml: its defaults lead back to itself"):
+        composed(config=str(tmp_path / "mine.yaml"))
+
+
 def test_a_damaged_manifest_is_named() -> None:
     Path("corpus").mkdir()
     Path("corpus/manifest.json").write_text("{}")

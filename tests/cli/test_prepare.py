@@ -63,6 +63,20 @@ def test_a_config_becomes_shards_and_a_report(config: Path, tmp_path: Path, caps
     assert "report.html" in capsys.readouterr().out
 
 
+def test_a_set_of_texts_can_be_the_validation_side_of_several_corpora(config: Path, tmp_path: Path) -> None:
+    held_out = tmp_path / "held_out.jsonl"
+    held_out.write_text("".join(json.dumps({"text": f"Held out {n}."}) + "\n" for n in range(3)))
+    fingerprints = set()
+    for stage in ("short", "exact"):
+        overrides = ["shards.validation_fraction=0", f"shards.validation_sources.fixed.paths={held_out}"]
+        name = f"output={tmp_path / stage}"
+        assert main(["data", "prepare", "--config", str(config), name, f"stages.{stage}=null", *overrides]) == 0
+        manifest = Manifest.load(tmp_path / stage / "corpus")
+        assert manifest.total("validation").documents == manifest.sources["fixed"].validation.documents == 3
+        fingerprints.add(manifest.sources["fixed"].validation)
+    assert len(fingerprints) == 1
+
+
 def test_look_shows_what_was_dropped_and_follows_a_document(
     config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

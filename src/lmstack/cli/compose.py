@@ -202,6 +202,10 @@ def explained(config: str) -> Iterator[None]:
         key = getattr(error, "full_key", None)
         first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ConfigError(f"{key or config}: {first.strip()}") from error
+    except RecursionError as error:
+        raise ConfigError(
+            f"{config}: its defaults lead back to itself. Name the file other than those in its defaults list."
+        ) from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{mark.name}, line {mark.line + 1}" if mark else config

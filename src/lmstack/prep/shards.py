@@ -22,12 +22,14 @@ class Shards:
     Attributes:
         tokenizer: A tokenizer.json, or the folder that holds one.
         validation_fraction: Share held out for validation, from 0 to below 1.
+        validation_sources: Texts that are validation only, by source, such as one set for several corpora.
         test_fraction: Share set aside as text, never tokenized: the dropped documents of the stage `hold_out`.
         seed: Of the split. Near-duplicates, where a stage has found them, stay on one side.
     """
 
     tokenizer: str
     validation_fraction: float = 0.01
+    validation_sources: dict[str, SourceConfig] | None = None
     test_fraction: float = 0.0
     seed: int = 0
 
@@ -68,6 +70,7 @@ def build_shards(plan: Plan, last: StageResult, shards: Shards, num_workers: int
         sources,
         shards.tokenizer,
         validation_fraction=shards.validation_fraction,
+        validation_sources=shards.validation_sources,
         seed=shards.seed,
         num_workers=num_workers,
         overwrite=True,
