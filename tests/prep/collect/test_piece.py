@@ -219,7 +219,7 @@ def test_files_that_cannot_be_read_are_reported(tmp_path: Path) -> None:
         "a.parquet": "unreadable file",
         "b.jsonl": "empty file",
         "c.jsonl": "unreadable file",
-        "d.jsonl.zst": "unreadable file",
+        "d.jsonl.zst": "corrupt zstd frame",
         "e.txt": "empty",
     }
 
