@@ -22,7 +22,7 @@ _WORDS = [
     "station", "blanket", "meadow", "island", "pepper", "candle", "journey", "basket", "stone",
 ]  # fmt: skip
 _EXAM = "Which of the three rivers that cross the old harbour town carries the most water in spring?"
-_NOTICE = "This site uses cookies so that you can read it again."
+_NOTICE = "All that we have to tell is told here in the evening, with the light on."
 
 CONFIG: dict[str, Any] = {
     "output": str(OUTPUT),
@@ -119,18 +119,12 @@ def _texts(draw: random.Random) -> list[str]:
     ]
     texts = [f"{text}\n{_NOTICE}" if n % 3 else text for n, text in enumerate(texts)]
     passage = " ".join(_sentence(draw) for _ in range(2))
-    texts += [f"{_sentence(draw)} {_sentence(draw)} {passage} {_sentence(draw)}" for _ in range(3)]
-    texts += [texts[0], texts[1].upper(), texts[2].replace("garden", "gardens") + " And more."]
-    texts += [
-        f"{_sentence(draw)} {_EXAM} {_sentence(draw)}",
-        f"{_sentence(draw)} Here is thunder lantern and the end of it.",
-    ]
-    texts += [
-        "Too short.",
-        "word " * 60,
-        " ".join([_sentence(draw)] * 9),
-        "Les élèves étaient à l'école, où l'été finit. " * 3,
-    ]
+    texts += [f"{_sentence(draw)} {_sentence(draw)} {passage} {_sentence(draw)}" for _ in range(5)]
+    texts += [text.upper() for text in texts[:3]] + [f"{text} And more." for text in texts[3:8]]
+    texts += [f"{_sentence(draw)} {_EXAM} {_sentence(draw)}" for _ in range(4)]
+    texts += [" ".join(_sentence(draw) for _ in range(20)), "Too short.", "word " * 60, " ".join([_sentence(draw)] * 9)]
+    texts += [f"{_sentence(draw)} Here is thunder lantern and the end of it."]
+    texts += ["Les élèves étaient à l'école, où l'été finit. " * 3]
     return texts
 
 

@@ -89,7 +89,7 @@ REASONS = {
     "bad CSV row": 1,
     "corrupt WARC record": 1,
 }
-TEXTS = 14
+TEXTS = 13
 
 
 def test_all_that_cannot_be_read_is_said_in_three_places(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
