@@ -6,8 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import corpus_runs
 import pytest
+
+import corpus_runs
 
 SCRIPT = Path(__file__).with_name("chaos_corpus.py")
 
