@@ -9,7 +9,7 @@ HAS_CUDA := $(shell nvidia-smi >/dev/null 2>&1 && echo yes)
 TORCH_INDEX ?=
 PIP_INSTALL := $(BIN)/pip install --quiet --constraint constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: help install demo demo-rlhf demo-corpus test test-all chaos parity lint
+.PHONY: help install demo demo-rlhf demo-corpus test test-all chaos chaos-corpus parity lint
 
 help:
 	@echo "make install   virtual environment in $(VENV), pinned packages"
@@ -19,6 +19,7 @@ help:
 	@echo "make test      the fast test suite"
 	@echo "make test-all  the fast and the slow tests"
 	@echo "make chaos     tiny runs killed 200 times at random moments: each must end as if nothing had happened"
+	@echo "make chaos-corpus a corpus whose preparation is killed in every step of every stage: no file may differ"
 	@echo "make parity    every parallel strategy against one process, on CPUs; writes the table in the docs"
 	@echo "make lint      ruff, mypy --strict, import-linter, pydoclint"
 
@@ -62,6 +63,9 @@ test-all: install
 # SEED=... repeats the moments of an earlier time.
 chaos: install
 	OMP_NUM_THREADS=1 $(BIN)/python tests/recipes/chaos.py --kills 200 $(if $(SEED),--seed $(SEED))
+
+chaos-corpus: install
+	OMP_NUM_THREADS=1 $(BIN)/python tests/recipes/chaos_corpus.py --kills 120 $(if $(SEED),--seed $(SEED))
 
 parity: install
 	$(BIN)/python benchmarks/strategy_parity.py

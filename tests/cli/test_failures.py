@@ -60,3 +60,9 @@ def test_the_traceback_is_shown_on_request(capsys: pytest.CaptureFixture[str], m
     with reported():
         raise ConfigError("x")
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_an_interrupted_tool_is_not_told_of_checkpoints(capsys: pytest.CaptureFixture[str]) -> None:
+    with reported(go_on="the same command"):
+        raise KeyboardInterrupt
+    assert capsys.readouterr().err == "lmstack: interrupted. Go on with the same command.\n"

@@ -377,3 +377,29 @@ def test_a_changed_or_missing_shard_does_not_verify(tmp_path: Path, tokenizer: P
     chunk.unlink()
     with pytest.raises(ValueError, match=rf"{chunk.name} is missing"):
         manifest.verify(tmp_path / "c")
+
+
+def test_a_build_killed_while_it_wrote_the_manifest_goes_on(tmp_path: Path, texts: str, tokenizer: Path) -> None:
+    corpus = tmp_path / "c"
+    whole = build_corpus(corpus, {"a": texts}, tokenizer, validation_fraction=0.2, num_workers=0)
+    (corpus / "manifest.json").rename(corpus / "manifest.json.4242.tmp")
+    assert build_corpus(corpus, {"a": texts}, tokenizer, validation_fraction=0.2, num_workers=0) == whole
+    assert sorted(entry.name for entry in corpus.iterdir()) == ["manifest.json", "tokenizer", "train", "validation"]
+
+
+def test_what_a_finished_build_could_not_clear_away_is_cleared_away(
+    tmp_path: Path, texts: str, tokenizer: Path
+) -> None:
+    build_corpus(tmp_path / "c", {"a": texts}, tokenizer, validation_fraction=0.2, num_workers=0)
+    (tmp_path / "c" / ".build").mkdir()
+    (tmp_path / "c" / ".build" / "partition-000000.json").write_text("{}")
+    build_corpus(tmp_path / "c", {"a": texts}, tokenizer, validation_fraction=0.2, num_workers=0)
+    assert not (tmp_path / "c" / ".build").exists()
+
+
+def test_another_tokenizer_in_the_same_place_is_used(tmp_path: Path, texts: str, tokenizer: Path) -> None:
+    first = build_corpus(tmp_path / "c", {"a": texts}, tokenizer, validation_fraction=0.2, num_workers=0)
+    char_tokenizer(["document /é0123456789"]).save(tokenizer)
+    options = {"validation_fraction": 0.2, "num_workers": 0, "overwrite": True}
+    again = build_corpus(tmp_path / "c", {"a": texts}, tokenizer, **options)
+    assert again.total("train").tokens < first.total("train").tokens  # é is one character, but two bytes

@@ -2,6 +2,7 @@
 
 import io
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -37,3 +38,22 @@ def test_long_parts_are_cut_and_what_follows_is_whole(lengths: list[int], limit:
         assert isinstance(part, TooLong) == (length > limit)
         assert part == b"x" * min(length, limit)
         offset += length + 2
+
+
+class Counting(io.BytesIO):
+    """Counts the bytes that are read."""
+
+    num_read = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        block = super().read(size)
+        self.num_read += len(block)
+        return block
+
+
+def test_a_stretch_within_a_long_part_is_not_read_beyond_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BLOCK_BYTES", 16)
+    stream = Counting(b"x" * 10_000 + b"\nlast")
+    assert list(parts(stream, 100, 200, b"\n", 50)) == []
+    assert stream.num_read <= 100 + 2 * 16
+    assert list(parts(stream, 9_990, 10_005, b"\n", 50)) == [(10_001, b"last")]

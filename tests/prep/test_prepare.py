@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from lmstack.prep.pool import process_pool
 from lmstack.prep.prepare import StageResult, prepare_documents
 from lmstack.prep.privacy import MaskPersonalData
 from lmstack.prep.quality.gopher import Gopher
+from lmstack.prep.quality.word_list import WordList
 from lmstack.prep.stage import Only, Stage
 from lmstack.prep.task import documents_file, dropped_file
 
@@ -242,3 +244,35 @@ def test_the_result_of_a_stage_names_its_sources(tmp_path: Path, sources: dict[s
     last: StageResult = results[-1]
     assert set(last.by_source) == {"lines", "notes"}
     assert sum(tally.kept.documents for tally in last.by_source.values()) == last.tally.kept.documents
+
+
+def test_killed_as_it_cleared_away_what_other_settings_wrote_it_ends_the_same(
+    tmp_path: Path, sources: dict[str, Source], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare(tmp_path / "whole", sources)
+    prepare(tmp_path / "killed", sources)
+    rmtree = shutil.rmtree
+
+    def stopped(folder: Path, **_: Any) -> None:
+        if folder.name == "short":
+            rmtree(folder / "dropped")
+            raise Stop
+        rmtree(folder)
+
+    monkeypatch.setattr("lmstack.prep.prepare.shutil.rmtree", stopped)
+    with pytest.raises(Stop):
+        prepare(tmp_path / "killed", sources, {**STAGES, "short": Gopher(min_units=9)})
+    monkeypatch.setattr("lmstack.prep.prepare.shutil.rmtree", rmtree)
+    prepare(tmp_path / "killed", sources)
+    assert content(tmp_path / "killed") == content(tmp_path / "whole")
+
+
+def test_a_changed_word_list_is_read_again_by_the_same_process(tmp_path: Path, sources: dict[str, Source]) -> None:
+    words = tmp_path / "words.txt"
+    stages: dict[str, Stage] = {"words": WordList(file=str(words))}
+    words.write_text("model\n")
+    _, first = prepare(tmp_path / "out", sources, stages)
+    words.write_text("nowhere in the text\n")
+    _, second = prepare(tmp_path / "out", sources, stages)
+    assert first[1].tally.dropped["words of the list"].documents > 0
+    assert not second[1].tally.dropped

@@ -39,13 +39,17 @@ class Outcome:
 
 
 @contextmanager
-def reported() -> Iterator[Outcome]:
-    """Turn what a person can act on into lines on standard error; `LMSTACK_TRACEBACK=1` shows where it came from."""
+def reported(*, go_on: str = "the same command and ckpt_path=last") -> Iterator[Outcome]:
+    """Turn what a person can act on into lines on standard error; `LMSTACK_TRACEBACK=1` shows where it came from.
+
+    Args:
+        go_on: What goes on after an interruption.
+    """
     outcome = Outcome()
     try:
         yield outcome
     except KeyboardInterrupt:
-        print("lmstack: interrupted. Go on with the same command and ckpt_path=last.", file=sys.stderr)
+        print(f"lmstack: interrupted. Go on with {go_on}.", file=sys.stderr)
         outcome.exit_status = EXIT_INTERRUPTED
     except Exception as error:
         message = explanation(error)

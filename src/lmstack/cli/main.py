@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
     if command == "--version":
         print(f"lmstack {lmstack.__version__}")
         return 0
-    with reported() as outcome:
+    with reported(go_on="the same command" + " and ckpt_path=last" * (command in TRAINING)) as outcome:
         outcome.exit_status = _dispatch(command, rest)
     return outcome.exit_status
 

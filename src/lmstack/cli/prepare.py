@@ -6,12 +6,13 @@ from pathlib import Path
 from rich.console import Console
 
 from lmstack.cli.data import summary_table
-from lmstack.data.shard_format import write_json
-from lmstack.prep.build import locked
+from lmstack.data.manifest import Manifest
+from lmstack.data.shard_format import whole_file, write_json
+from lmstack.prep.build import disk_full_explained, locked
 from lmstack.prep.collect.source import Source
 from lmstack.prep.executors import Executor, LocalExecutor, SlurmExecutor
 from lmstack.prep.plan import Plan, make_plan
-from lmstack.prep.prepare import make_way, prepare_documents
+from lmstack.prep.prepare import StageResult, make_way, prepare_documents
 from lmstack.prep.shards import CORPUS_FOLDER, HOLD_OUT, Shards, build_shards
 from lmstack.prep.slurm import write_jobs
 from lmstack.prep.stage import Stage
@@ -46,20 +47,23 @@ def prepare(
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
     chosen = _chosen(stages, shards)
-    _write_config(folder, sources, stages, shards, seed)
     if isinstance(executor, SlurmExecutor):
+        _write_config(folder, sources, stages, shards, seed)
         plan = make_plan(folder, sources, chosen, seed)
         make_way(plan)
         script = write_jobs(plan, executor, (folder / CONFIG_FILE).resolve())
         print(f"{script}: submits {len(list(plan.steps())) + 1} jobs, each after the one before")
         return
     executor = executor or LocalExecutor()
-    with locked(folder), executor.open() as run:
-        plan, results = prepare_documents(folder, sources, chosen, run, seed=seed)
-        manifest = None if shards is None else build_shards(plan, results[-1], shards, executor.num_workers)
-    summary = write_summary(plan, results, manifest)
-    (folder / REPORT_FILE).write_text(corpus_report(str(folder), summary), encoding="utf-8")
-    if manifest is not None:
+    with disk_full_explained(folder), locked(folder):
+        _write_config(folder, sources, stages, shards, seed)
+        with executor.open() as run:
+            plan, results = prepare_documents(folder, sources, chosen, run, seed=seed)
+            _write_report(plan, results, None)  # there also when nothing is left to make shards of
+            if shards is not None:
+                manifest = build_shards(plan, results[-1], shards, executor.num_workers)
+                _write_report(plan, results, manifest)
+    if shards is not None:
         Console().print(summary_table(str(folder / CORPUS_FOLDER), manifest))
     print(f"{folder / REPORT_FILE}: what every stage kept and dropped, and why")
 
@@ -107,6 +111,12 @@ def _chosen(stages: dict[str, StageConfig | None], shards: Shards | None) -> dic
     if shards is not None:
         chosen[HOLD_OUT] = shards.hold_out()
     return chosen
+
+
+def _write_report(plan: Plan, results: list[StageResult], manifest: Manifest | None) -> None:
+    summary = write_summary(plan, results, manifest)
+    with whole_file(plan.output / REPORT_FILE) as temporary:
+        temporary.write_text(corpus_report(str(plan.output), summary), encoding="utf-8")
 
 
 def _write_config(

@@ -8,7 +8,8 @@ a `TokensLoader` are read here.
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,28 @@ def token_dtype(vocab_size: int) -> np.dtype[Any]:
     return np.dtype(np.uint16 if vocab_size <= 2**16 else np.uint32)
 
 
+@contextmanager
+def whole_file(file: Path, *, is_synced: bool = False) -> Iterator[Path]:
+    """A path beside `file` to write to, renamed into place when the block ends without an error.
+
+    A killed process leaves no torn file, at most one whose name ends in .tmp; an error leaves nothing.
+
+    Args:
+        file: Where; replaced when it exists. Its folder is made if need be.
+        is_synced: Wait until the disk has it, so that it outlives a power failure.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        if is_synced:
+            with open(temporary, "rb") as stream:
+                os.fsync(stream.fileno())
+        os.replace(temporary, file)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def write_chunk(file: Path, documents: Sequence[np.ndarray]) -> ChunkInfo:
     """Write a chunk so that it is there whole or not at all.
 
@@ -85,14 +108,10 @@ def write_chunk(file: Path, documents: Sequence[np.ndarray]) -> ChunkInfo:
             f"{MAX_CHUNK_BYTES}. Cut the document up: give the source a `separator`."
         )
     header = np.concatenate([[len(documents)], offsets]).astype(np.uint32)
-    temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
-    with open(temporary, "wb") as stream:
+    with whole_file(file, is_synced=True) as temporary, open(temporary, "wb") as stream:
         stream.write(header.tobytes())
         for document in documents:
             stream.write(document.tobytes())
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, file)
     num_tokens = sum(map(len, documents))
     return ChunkInfo(file.name, len(documents), num_tokens, int(offsets[-1]))
 
@@ -153,10 +172,6 @@ def write_json(file: Path, content: object) -> None:
         file: Where; replaced when it exists.
         content: What.
     """
-    temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
-    with open(temporary, "w", encoding="utf-8") as stream:
+    with whole_file(file, is_synced=True) as temporary, open(temporary, "w", encoding="utf-8") as stream:
         json.dump(content, stream, indent=1, ensure_ascii=False)
         stream.write("\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, file)

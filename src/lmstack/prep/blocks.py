@@ -1,34 +1,18 @@
-"""Documents on disk: a JSON object a line, compressed with zstandard. A file is there whole or not at all."""
+"""Documents on disk: a JSON object a line, compressed with zstandard. A file is there whole or not at all.
 
-import os
+Nothing waits for the disk, as stages write thousands of files that can be made again: after a power failure, delete the
+folder `stages`.
+"""
+
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from lmstack.data.shard_format import whole_file
 from lmstack.prep.document import Document, Dropped
 
 SUFFIX = ".jsonl.zst"
 _LEVEL = 1  # a stage's files live until the next run; faster counts for more than smaller
-
-
-@contextmanager
-def whole_file(file: Path) -> Iterator[Path]:
-    """A path beside `file` to write to, renamed into place when the block ends without an error.
-
-    A killed process leaves no torn file. Nothing waits for the disk, as stages write thousands of files that can be
-    made again: after a power failure, delete the folder `stages`.
-
-    Args:
-        file: Where; replaced when it exists.
-    """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 class BlockWriter:

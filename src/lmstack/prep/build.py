@@ -6,11 +6,13 @@ import hashlib
 import importlib.metadata
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -45,6 +47,7 @@ _LOCK_FILE = "lock"
 _SMALLEST_PARTITION = 1 << 20
 _LARGEST_PARTITION = 1 << 26
 _NUM_PARTITIONS = 64
+_TORN_MANIFESTS = f"{MANIFEST_FILE}.*.tmp"
 _OWN_ENTRIES = frozenset({WORK_FOLDER, MANIFEST_FILE, TOKENIZER_FOLDER, *SPLITS})
 
 
@@ -102,9 +105,10 @@ def build_corpus(
         _configs(sources), _configs(validation_sources or {}), loaded, seed, validation_fraction, chunk_bytes
     )
     if (finished := _finished(output, plan, loaded, overwrite)) is not None:
+        shutil.rmtree(output / WORK_FOLDER, ignore_errors=True)  # of a build that was killed as it took it away
         return finished
-    settings = Settings(output, Path(tokenizer), seed, chunk_bytes)
-    with _disk_full_explained(output), locked(output):
+    settings = Settings(output, Path(tokenizer), loaded.fingerprint, seed, chunk_bytes)
+    with disk_full_explained(output), locked(output):
         _prepare(output, plan)
         _run(settings, plan.partitions, num_workers)
         manifest = _finish(output, plan, loaded, seed, validation_fraction)
@@ -182,8 +186,8 @@ def _file_states(pieces: list[list[Piece]]) -> dict[str, object]:
 def _finished(output: Path, plan: _Plan, tokenizer: Tokenizer, overwrite: bool) -> Manifest | None:
     """The manifest of a corpus that is already built from these inputs; makes way when another is to be replaced."""
     if not (output / MANIFEST_FILE).exists():
-        strangers = sorted({entry.name for entry in output.iterdir()} - _OWN_ENTRIES) if output.is_dir() else []
-        if strangers:
+        names = {entry.name for entry in output.iterdir()} if output.is_dir() else set()
+        if strangers := sorted(name for name in names - _OWN_ENTRIES if not fnmatch(name, _TORN_MANIFESTS)):
             raise ValueError(f"{output} holds other things ({', '.join(strangers[:3])}). Name a new or empty folder.")
         return None
     if not overwrite or (manifest := _load_or_none(output)) is not None:
@@ -244,7 +248,7 @@ def _prepare(output: Path, plan: _Plan) -> None:
         for file in (output / split).glob("*/*"):
             if file.name not in kept:
                 file.unlink()
-    for file in work.glob("*.tmp"):
+    for file in [*work.glob("*.tmp"), *output.glob(_TORN_MANIFESTS)]:
         file.unlink()
 
 
@@ -320,12 +324,22 @@ def _refuse_empty_side(manifest: Manifest, plan: _Plan) -> None:
 
 
 @contextmanager
-def _disk_full_explained(output: Path) -> Iterator[None]:
+def disk_full_explained(output: Path) -> Iterator[None]:
+    """Say what to do when the disk takes no more.
+
+    Args:
+        output: Folder that is written to.
+
+    Raises:
+        ValueError: It does not.
+    """
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        is_cut_short = error.errno is None and re.search(r"requested and \d+ written", str(error))  # numpy's way
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) and not is_cut_short:
             raise
         raise ValueError(
-            f"The disk of {output} is full. Free some space and run the same command again: what is finished is kept."
+            f"The disk of {output} is full ({error.strerror or error}). Free some space and run the same command "
+            "again: what is finished is kept."
         ) from error

@@ -48,6 +48,10 @@ class DatatroveFilter(StageSettings):
 
         return judge
 
+    def input_files(self) -> Iterator[Path]:
+        """Files among the arguments."""
+        yield from (Path(text) for text in _texts(self.arguments) if Path(text).is_file())
+
     def _block(self) -> Any:
         module, _, name = self.block.rpartition(".")
         try:
@@ -60,6 +64,14 @@ class DatatroveFilter(StageSettings):
         if not hasattr(block, "filter") and not hasattr(block, "format"):
             raise ValueError(f"datatrove.block={self.block} is neither a filter nor a formatter. Use one of those.")
         return block
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _texts(item)
 
 
 def as_datatrove_block(stage: Stage, source: str = "") -> Any:

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Literal
 
 from lmstack.prep.contamination_index import ContaminationIndex, Hit
 from lmstack.prep.document import Document, Dropped, Verdict
-from lmstack.prep.evaluation_sets import EvaluationSet, read_items
+from lmstack.prep.evaluation_sets import EvaluationSet, evaluation_files, read_items
 from lmstack.prep.ngrams import batches, split_words
 from lmstack.prep.spans import cut_spans
 from lmstack.prep.stage import Context, Filter, StageSettings
@@ -121,6 +121,15 @@ class Decontamination(StageSettings):
             return left if text.strip() else Dropped(document, REASON, f"by {names}, and by nothing else")
 
         return judge
+
+    def input_files(self) -> Iterator[Path]:
+        """The files of the benchmarks.
+
+        Raises:
+            ValueError: A path matches nothing, or a task's data is not local.
+        """
+        for benchmark in self.benchmarks.values():
+            yield from evaluation_files(benchmark)
 
     @cached_property
     def _index(self) -> ContaminationIndex:

@@ -29,7 +29,7 @@ class Document:
         """
         return self if text == self.text else replace(self, text=text)
 
-    def with_metadata(self, **found: Any) -> "Document":
+    def with_metadata(self, /, **found: Any) -> "Document":
         """The document with more metadata.
 
         Args:
@@ -64,4 +64,5 @@ def document_id(source: str, path: str, position: int) -> str:
         path: File it comes from.
         position: Its place in the file: a byte, a row, or a record.
     """
-    return hashlib.blake2b(f"{source}\0{path}\0{position}".encode(), digest_size=12).hexdigest()
+    name = f"{source}\0{path}\0{position}".encode("utf-8", "surrogateescape")  # names of files may be any bytes
+    return hashlib.blake2b(name, digest_size=12).hexdigest()

@@ -59,21 +59,42 @@ def read_items(evaluation_set: EvaluationSet) -> Iterator[Item]:
     Raises:
         ValueError: A path matches nothing, a format or a field is not known, or no fields are named.
     """
-    paths = [evaluation_set.paths] if isinstance(evaluation_set.paths, str) else evaluation_set.paths
-    for pattern in paths:
+    for file in _named_files(evaluation_set):
+        if file.suffix in _TASK_SUFFIXES:
+            task, _ = _read_task(file)
+            fields = evaluation_set.fields or _task_fields(task, file)
+            for data_file in _task_files(task, file):
+                yield from _items(data_file, fields, has_header=True)
+        elif evaluation_set.fields:
+            yield from _items(file, evaluation_set.fields, evaluation_set.has_header)
+        else:
+            raise ValueError(f"No fields are named for {file}. Name those to look for, such as fields=[question].")
+
+
+def evaluation_files(evaluation_set: EvaluationSet) -> Iterator[Path]:
+    """Every file that decides what the items are: data, tasks, and what tasks include.
+
+    Args:
+        evaluation_set: Where the items are.
+
+    Raises:
+        ValueError: A path matches nothing, or a task's data is not local.
+    """
+    for file in _named_files(evaluation_set):
+        if file.suffix in _TASK_SUFFIXES:
+            task, task_files = _read_task(file)
+            yield from task_files
+            yield from _task_files(task, file)
+        else:
+            yield file
+
+
+def _named_files(evaluation_set: EvaluationSet) -> Iterator[Path]:
+    for pattern in [evaluation_set.paths] if isinstance(evaluation_set.paths, str) else evaluation_set.paths:
         files = sorted(glob.glob(pattern, recursive=True))
         if not files:
             raise ValueError(f"{pattern} matches no file. Name the files of the evaluation set.")
-        for file in map(Path, files):
-            if file.suffix in _TASK_SUFFIXES:
-                task = _read_task(file)
-                fields = evaluation_set.fields or _task_fields(task, file)
-                for data_file in _task_files(task, file):
-                    yield from _items(data_file, fields, has_header=True)
-            elif evaluation_set.fields:
-                yield from _items(file, evaluation_set.fields, evaluation_set.has_header)
-            else:
-                raise ValueError(f"No fields are named for {file}. Name those to look for, such as fields=[question].")
+        yield from map(Path, files)
 
 
 def _items(file: Path, fields: Sequence[str], has_header: bool) -> Iterator[Item]:
@@ -137,12 +158,15 @@ class _TaskLoader(yaml.SafeLoader):
 _TaskLoader.add_constructor("!function", lambda _, node: f"!function {node.value}")
 
 
-def _read_task(file: Path) -> dict[str, Any]:
-    """A task with what it includes."""
+def _read_task(file: Path) -> tuple[dict[str, Any], list[Path]]:
+    """A task with what it includes, and all files that this is written in."""
     with open(file, encoding="utf-8") as stream:
         task: dict[str, Any] = yaml.load(stream, _TaskLoader)  # a SafeLoader
     included = task.pop("include", None)
-    return {**_read_task(file.parent / included), **task} if included else task
+    if not included:
+        return task, [file]
+    inherited, files = _read_task(file.parent / included)
+    return {**inherited, **task}, [file, *files]
 
 
 def _task_files(task: Mapping[str, Any], file: Path) -> Iterator[Path]:

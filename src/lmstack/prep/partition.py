@@ -51,12 +51,14 @@ class Settings:
     Attributes:
         output: Folder of the corpus.
         tokenizer: Where the tokenizer is.
+        fingerprint: Of the tokenizer, so that a process does not use one that was there before.
         seed: Of the split.
         chunk_bytes: Tokens of a chunk file, in bytes, after which the next one begins.
     """
 
     output: Path
     tokenizer: Path
+    fingerprint: str
     seed: int
     chunk_bytes: int
 
@@ -105,7 +107,7 @@ def build_partition(settings: Settings, partition: Partition) -> int:
     Returns:
         Bytes read, for the progress bar.
     """
-    tokenizer = _load_tokenizer(settings.tokenizer)
+    tokenizer = _load_tokenizer(settings.tokenizer, settings.fingerprint)
     sides = {split: _Side() for split in SPLITS}
     num_empty = 0
     for batch in _batches(partition):
@@ -184,5 +186,5 @@ def _flush(side: _Side, settings: Settings, partition: Partition, split: Split) 
 
 
 @lru_cache(maxsize=1)
-def _load_tokenizer(path: Path) -> Tokenizer:
+def _load_tokenizer(path: Path, _fingerprint: str) -> Tokenizer:
     return Tokenizer.load(path)

@@ -63,14 +63,15 @@ def parts(
         separator: What stands between parts.
         max_bytes: A longer part is given as its beginning, a `TooLong`, and never held in memory whole; None for any.
     """
-    if start == 0:
-        found = split(stream, 0, separator, max_bytes)
-    else:
+    buffer, begin = bytearray(), 0
+    if start > 0:
         begin = max(0, start - len(separator))
         stream.seek(begin)
-        found = split(stream, begin, separator, max_bytes)
-        next(found)  # the end of a part that begins before
-    for offset, part in found:
+        passed = _pass_over(stream, buffer, separator, stop - begin)  # the end of a part that begins before
+        if passed is None:
+            return
+        begin += passed
+    for offset, part in _split(stream, buffer, begin, separator, max_bytes):
         if offset >= stop:
             return
         yield offset, part
@@ -85,7 +86,13 @@ def split(stream: Readable, offset: int, separator: bytes, max_bytes: int | None
         separator: What stands between parts.
         max_bytes: As in `parts`.
     """
-    buffer = bytearray()
+    return _split(stream, bytearray(), offset, separator, max_bytes)
+
+
+def _split(
+    stream: Readable, buffer: bytearray, offset: int, separator: bytes, max_bytes: int | None
+) -> Iterator[tuple[int, bytes]]:
+    """The parts of what has been read already and of what follows."""
     searched = 0
     while True:
         found = buffer.find(separator, searched)
@@ -113,13 +120,15 @@ def _limited(part: bytes | bytearray, max_bytes: int | None) -> bytes:
     return bytes(part) if max_bytes is None or len(part) <= max_bytes else TooLong(part[:max_bytes])
 
 
-def _pass_over(stream: Readable, buffer: bytearray, separator: bytes) -> int | None:
-    """Drop everything up to and with the next separator; bytes dropped, or None at the end of the stream."""
+def _pass_over(stream: Readable, buffer: bytearray, separator: bytes, most: int | None = None) -> int | None:
+    """Drop everything up to and with the next separator; bytes dropped, or None if there is none, or not in `most`."""
     passed = 0
     while (found := buffer.find(separator)) < 0:
         kept = len(separator) - 1
         passed += max(0, len(buffer) - kept)
         del buffer[: max(0, len(buffer) - kept)]
+        if most is not None and passed >= most:
+            return None
         block = stream.read(BLOCK_BYTES)
         if not block:
             return None

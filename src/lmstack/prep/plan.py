@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import lmstack
 from lmstack.prep.collect.source import Piece, Source, list_pieces
-from lmstack.prep.stage import CorpusStage, Stage
+from lmstack.prep.stage import CorpusStage, ReadsFiles, Stage
 
 COLLECT = "collect"
 STAGES_FOLDER = "stages"
@@ -121,7 +121,7 @@ def make_plan(output: Path, sources: Mapping[str, Source], stages: Mapping[str, 
         seed: Of the examples.
 
     Raises:
-        ValueError: A source names no file, or a name cannot be that of a folder.
+        ValueError: A source names no file, a stage's files are missing, or a name cannot be that of a folder.
     """
     if not sources:
         raise ValueError("No sources are given. Name at least one, such as sources.web.paths=texts/*.jsonl.")
@@ -172,21 +172,9 @@ def _file_state(path: str) -> Any:
 
 
 def _settings(stage: Stage) -> Any:
-    """The fields of a stage, and the state of the files that they name."""
-    fields = asdict(stage)  # type: ignore[call-overload]
-    files = sorted({text for text in _texts(fields) if os.path.isfile(text)})
-    return [fields, {file: _file_state(file) for file in files}]
-
-
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _texts(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _texts(item)
+    """The fields of a stage, and the state of the files that it reads."""
+    files = sorted(map(str, stage.input_files())) if isinstance(stage, ReadsFiles) else []
+    return [asdict(stage), {file: _file_state(file) for file in files}]  # type: ignore[call-overload]
 
 
 def _hash(value: Any) -> str:

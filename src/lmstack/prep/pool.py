@@ -34,6 +34,7 @@ def process_pool(num_workers: int | None) -> Iterator[Map]:
     if workers <= 1:
         yield lambda function, items: map(function, items)
         return
+    others = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker, (os.getpid(),))
 
     def run(function: Callable[..., Any], items: Sequence[Any]) -> Iterator[Any]:
@@ -50,6 +51,10 @@ def process_pool(num_workers: int | None) -> Iterator[Map]:
 
     try:
         yield run
+    except KeyboardInterrupt:
+        for worker in set(multiprocessing.active_children()) - others:
+            worker.terminate()  # what it is at is not waited for, and is done again
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from lmstack.prep.tally import Tally, total
 from lmstack.prep.task import SURVEYS, Task, run_task, tally_file
 
 IDENTITY_FILE = "identity.json"
+_MOST_LISTED = 12
 
 
 @dataclass(frozen=True)
@@ -76,17 +77,24 @@ def make_way(plan: Plan) -> None:
     """
     root = plan.output / STAGES_FOLDER
     root.mkdir(parents=True, exist_ok=True)
+    for leftover in [*plan.output.glob("*.tmp"), *root.glob("*/*.json.*.tmp"), *root.glob("*/*/*.tmp")]:
+        leftover.unlink(missing_ok=True)
     for folder in set(root.iterdir()) - {plan.folder(number) for number in range(len(plan.stages))}:
-        shutil.rmtree(folder)
+        _discard(folder)
     for number, planned in enumerate(plan.stages):
         folder = plan.folder(number)
         file = folder / IDENTITY_FILE
         if not file.exists() or file.read_text(encoding="utf-8").strip() != f'"{planned.identity}"':
-            shutil.rmtree(folder, ignore_errors=True)
+            _discard(folder)
             folder.mkdir()
             write_json(file, planned.identity)
-        for leftover in folder.glob("*/*.tmp"):
-            leftover.unlink()
+
+
+def _discard(folder: Path) -> None:
+    """Delete what a stage wrote; what is left of it if this is stopped belongs to no stage any more."""
+    (folder / IDENTITY_FILE).unlink(missing_ok=True)
+    if folder.exists():
+        shutil.rmtree(folder)
 
 
 def stage_result(plan: Plan, number: int, wall_seconds: float) -> StageResult:
@@ -114,7 +122,9 @@ def result_line(result: StageResult) -> str:
         result: Of the stage.
     """
     tally = result.tally
-    dropped = ", ".join(f"{reason} {amount.documents:,}" for reason, amount in list(tally.dropped.items())[:3])
+    dropped = _listed((reason, amount.documents) for reason, amount in tally.dropped.items())
+    counted = _listed(tally.counts.most_common())
+    emptied = [name for name, own in result.by_source.items() if own.taken.documents and not own.kept.documents]
     speed = (
         f"{tally.taken.bytes / 1e6 / result.wall_seconds:.1f} MB/s, {result.wall_seconds:.1f} s"
         if result.wall_seconds
@@ -122,8 +132,19 @@ def result_line(result: StageResult) -> str:
     )
     return (
         f"{result.name:16} {tally.taken.documents:>10,} documents in, {tally.kept.documents:>10,} out, "
-        f"{tally.kept.bytes / 1e6:>9,.1f} MB, {speed}" + (f"; dropped: {dropped}" if dropped else "")
+        f"{tally.kept.bytes / 1e6:>9,.1f} MB, {speed}"
+        + (f"; dropped: {dropped}" if dropped else "")
+        + (f"; counted: {counted}" if counted else "")
+        + (f"; nothing is left of {', '.join(emptied)}" if emptied else "")
     )
+
+
+def _listed(numbers: Iterable[tuple[str, int]]) -> str:
+    """What there is how often, the most frequent first; of many, the rest together."""
+    ordered = sorted(numbers, key=lambda item: -item[1])
+    shown = [f"{what} {number:,}" for what, number in ordered[:_MOST_LISTED]]
+    rest = ordered[_MOST_LISTED:]
+    return ", ".join(shown + ([f"{len(rest)} others {sum(number for _, number in rest):,}"] if rest else []))
 
 
 def _run_step(plan: Plan, step: Step, run: Map, console: Console) -> int:

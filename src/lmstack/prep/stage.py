@@ -110,3 +110,12 @@ class CorpusStage(Stage, Protocol):
             folder: For the decisions; new and empty, and renamed into place when the call returns.
         """
         ...
+
+
+@runtime_checkable
+class ReadsFiles(Protocol):
+    """A stage whose verdicts depend on files besides its documents: when one of them changes, it is done again."""
+
+    def input_files(self) -> Iterable[Path]:
+        """All those files, also such as a glob or another file names."""
+        ...

@@ -84,7 +84,7 @@ class Tally:
             self._show(CHANGED, before, seed, text=new, before=old)
             size = len(verdict.text.encode())
         self.kept.add(1, size)
-        self.languages.setdefault(verdict.metadata.get("language", "?"), Amount()).add(1, size)
+        self.languages.setdefault(str(verdict.metadata.get("language", "?")), Amount()).add(1, size)
         self.lengths[len(verdict.text).bit_length()] += 1
         self._show(KEPT, verdict, seed, text=verdict.text[:_EXCERPT])
 

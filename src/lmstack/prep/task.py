@@ -6,10 +6,11 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lmstack.prep.blocks import SUFFIX, BlockWriter, read_documents, whole_file
+from lmstack.data.shard_format import whole_file
+from lmstack.prep.blocks import SUFFIX, BlockWriter, read_documents
 from lmstack.prep.collect.piece import read_piece
 from lmstack.prep.collect.reading import Reading
 from lmstack.prep.document import Document, Dropped, Verdict
@@ -141,15 +142,20 @@ def _decide(task: Task) -> None:
     temporary = folder / f"{DECISIONS}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
-    stage.decide([survey_file(folder, partition.index) for partition in task.plan.partitions], temporary)
-    temporary.rename(task.result)
+    try:
+        stage.decide([survey_file(folder, partition.index) for partition in task.plan.partitions], temporary)
+        temporary.rename(task.result)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _live_stage(task: Task) -> Stage:
     """The stage as this process has it: what it has loaded for one partition serves the next."""
     planned = task.plan.stages[task.step.stage]
     assert planned.stage is not None
-    return _STAGES.setdefault(planned.identity, planned.stage)
+    if planned.identity not in _STAGES:
+        _STAGES[planned.identity] = replace(planned.stage)  # type: ignore[type-var]  # without what the plan's has loaded
+    return _STAGES[planned.identity]
 
 
 _STAGES: dict[str, Stage] = {}

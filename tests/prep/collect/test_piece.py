@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -219,7 +220,7 @@ def test_files_that_cannot_be_read_are_reported(tmp_path: Path) -> None:
         "a.parquet": "unreadable file",
         "b.jsonl": "empty file",
         "c.jsonl": "unreadable file",
-        "d.jsonl.zst": "unreadable file",
+        "d.jsonl.zst": "corrupt zstd frame",
         "e.txt": "empty",
     }
 
@@ -246,3 +247,89 @@ def test_urls_are_read_through_fsspec() -> None:
 def test_settings_that_mean_nothing_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"Use|Name"):
         Source(paths="x", **options)
+
+
+def test_fields_may_be_called_anything(tmp_path: Path) -> None:
+    fields = {"position": 1, "self": 2, "text": 3, "metadata": 4, "reason": 5, "language": ["en"]}
+    (tmp_path / "a.jsonl").write_bytes(lines({"content": "fine", **fields}))
+    (document,), dropped, _ = read(tmp_path / "a.jsonl", text_field="content")
+    assert fields.items() <= document.metadata.items()
+    assert not dropped
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b"[" * 100_000, "not JSON"),
+        (b'{"text": "x", "m": ' + b"[" * 200 + b"]" * 200 + b"}", "no record"),
+        (b'{"text": "x", "m": ' + b"[" * 950 + b"]" * 950 + b"}", "no record"),
+    ],
+)
+def test_what_is_nested_very_deep_is_dropped(tmp_path: Path, line: bytes, reason: str) -> None:
+    (tmp_path / "a.jsonl").write_bytes(lines({"text": "before"}) + line + b"\n" + lines({"text": "behind"}))
+    kept, dropped, _ = read(tmp_path / "a.jsonl")
+    assert texts(kept) == ["before", "behind"]
+    assert [drop.reason for drop in dropped] == [reason]
+
+
+def test_the_name_of_a_file_may_be_any_bytes(tmp_path: Path) -> None:
+    name = os.fsencode(tmp_path) + b"/caf\xe9.txt"
+    Path(os.fsdecode(name)).write_text("text")
+    (document,), _, _ = read(os.fsdecode(name))
+    assert document.metadata["path"].endswith("caf\ufffd.txt")
+    document.metadata["path"].encode()
+
+
+@pytest.mark.parametrize(
+    "middle",
+    [
+        warc_record("http://a/2", b"two")[:-30],
+        warc_record("http://a/2", b"two").replace(b"Content-Length: 7", b"Content-Length: 9997"),
+        warc_record("http://a/2", b"two").replace(b"Content-Length: ", b"Content-Length: x", 1),
+        b"no record at all\r\n\r\n",
+    ],
+    ids=["cut short", "says too great a length", "says no length", "garbage"],
+)
+def test_a_damaged_record_of_a_crawl_costs_no_other(tmp_path: Path, middle: bytes) -> None:
+    around = [warc_record(f"http://a/{n}", f"<p>{n}</p>".encode()) for n in (1, 3, 4)]
+    assert middle != warc_record("http://a/2", b"two")
+    (tmp_path / "a.warc").write_bytes(around[0] + middle + b"\r\n\r\n" + around[1] + around[2])
+    kept, dropped, _ = read(tmp_path / "a.warc")
+    assert [text for text in texts(kept) if text.startswith("<p>")] == ["<p>1</p>", "<p>3</p>", "<p>4</p>"]
+    assert "corrupt WARC record" in {drop.reason for drop in dropped}
+
+
+@pytest.mark.parametrize("charset", ["undefined", "base64", "idna", "nonsense"])
+def test_a_page_may_declare_any_charset(tmp_path: Path, charset: str) -> None:
+    record = warc_record("http://a/1", b"<p>one</p>", kind=f"text/html; charset={charset}")
+    (tmp_path / "a.warc.gz").write_bytes(gzip.compress(record))
+    kept, dropped, _ = read(tmp_path / "a.warc.gz")
+    assert texts(kept) == ["<p>one</p>"]
+    assert not dropped
+
+
+def test_a_page_that_is_too_long_is_dropped_and_not_cut(tmp_path: Path) -> None:
+    (tmp_path / "a.html").write_bytes(("<p>" + "a" * 3000 + "</p>").encode("utf-16"))
+    kept, dropped, _ = read(tmp_path / "a.html", max_document_bytes=4000)
+    assert not kept
+    assert [drop.reason for drop in dropped] == ["too long"]
+
+
+def test_a_json_array_that_is_too_long_is_one_drop(tmp_path: Path) -> None:
+    records = [{"text": f"number {n} {'x' * 50}"} for n in range(100)]
+    (tmp_path / "array.json").write_text(json.dumps(records, indent=1))
+    (tmp_path / "array.jsonl").write_text(json.dumps(records, indent=1))
+    (tmp_path / "lines.json").write_bytes(lines(*records))
+    kept, dropped, _ = read(tmp_path, max_document_bytes=100)
+    assert len(kept) == 100
+    assert [(drop.reason, Path(drop.document.metadata["path"]).stem) for drop in dropped] == [("too long", "array")] * 2
+
+
+def test_a_damaged_table_keeps_the_rows_before(tmp_path: Path) -> None:
+    rows = "".join(f"row {n} {hash((n, n))}\n" for n in range(9000))
+    packed = gzip.compress(("text\n" + rows).encode())
+    (tmp_path / "a.csv.gz").write_bytes(packed[: len(packed) // 2])
+    kept, dropped, _ = read(tmp_path / "a.csv.gz")
+    assert 1000 < len(kept) < 9000
+    assert [drop.reason for drop in dropped] == ["unreadable file"]
+    assert "the file ends within it" in dropped[0].detail

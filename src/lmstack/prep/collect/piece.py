@@ -4,7 +4,8 @@ import csv
 import zlib
 from collections.abc import Callable, Iterator
 
-from lmstack.prep.collect.pages import read_html, read_python, read_text, read_warc
+from lmstack.prep.collect.crawls import read_warc
+from lmstack.prep.collect.pages import read_html, read_python, read_text
 from lmstack.prep.collect.reading import Reading
 from lmstack.prep.collect.records import read_csv, read_json, read_jsonl, read_parquet
 from lmstack.prep.document import Verdict

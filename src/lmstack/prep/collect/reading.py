@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lmstack.prep.collect.encoding import decode, detect_encoding, without_surrogates
+from lmstack.prep.collect.members import MemberEnd
 from lmstack.prep.collect.source import Piece, Source
 from lmstack.prep.document import Document, Dropped, Verdict, document_id
 
@@ -28,7 +29,7 @@ class Reading:
     piece: Piece
     counts: Counter[str] = field(default_factory=Counter)
 
-    def document(self, text: str, position: int, **metadata: Any) -> Verdict:
+    def document(self, text: str, position: int, /, **metadata: Any) -> Verdict:
         """A document, unless it is empty or too long.
 
         Args:
@@ -58,6 +59,26 @@ class Reading:
         text, _ = without_surrogates(text[:_EXCERPT])
         return Dropped(Document(text, self._id(position), self.name, self._metadata({})), reason, detail)
 
+    def too_long(self, content: bytes, what: str, position: int) -> Dropped:
+        """A stretch of bytes that is longer than a document may be.
+
+        Args:
+            content: Its beginning.
+            what: Such as `a file`.
+            position: Where in the file.
+        """
+        excerpt = content[:_EXCERPT].decode("utf-8", "replace")
+        limit = self.source.max_document_bytes
+        return self.dropped("too long", f"{what} of more than {limit:,} bytes", position, excerpt)
+
+    def damaged(self, end: MemberEnd) -> Dropped:
+        """What a damaged member of a compressed file held, as one drop.
+
+        Args:
+            end: Of the member.
+        """
+        return self.dropped(end.reason, end.detail, -1 - end.offset)
+
     def decoded(self, content: bytes) -> str:
         """The text of bytes; what cannot be decoded is counted.
 
@@ -77,4 +98,5 @@ class Reading:
         return document_id(self.name, self.piece.path, position)
 
     def _metadata(self, metadata: dict[str, Any]) -> dict[str, Any]:
-        return {**self.source.metadata, **metadata, "path": self.piece.path}
+        path, _ = without_surrogates(self.piece.path)  # names of files may be any bytes
+        return {**self.source.metadata, **metadata, "path": path}

@@ -1,19 +1,25 @@
 """Documents from records: JSON lines, JSON, CSV, Parquet."""
 
 import csv
+import io
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from typing import Any, cast
 
-from lmstack.prep.collect.gzip_members import MemberEnd, read_members
+from lmstack.prep.collect.encoding import detect_encoding
+from lmstack.prep.collect.members import MemberEnd
+from lmstack.prep.collect.opening import opened, separated
 from lmstack.prep.collect.reading import Reading
-from lmstack.prep.collect.source import Piece, open_binary
+from lmstack.prep.collect.source import open_binary
 from lmstack.prep.document import Verdict
-from lmstack.prep.parts import ByteStream, TooLong, parts, split
+from lmstack.prep.parts import TooLong
 
-_MAX_JSON_BYTES = 1 << 28
-"""A JSON array is held in memory whole."""
+_LARGEST_ARRAY = 16
+"""A JSON array is held in memory whole; in units of the longest document."""
+
+_DEEPEST = 100
+"""Levels of lists and objects in metadata; orjson writes 254."""
 
 
 def read_jsonl(reading: Reading) -> Iterator[Verdict]:
@@ -24,9 +30,9 @@ def read_jsonl(reading: Reading) -> Iterator[Verdict]:
     """
     limit = 2 * reading.source.max_document_bytes + (1 << 16)  # escapes, and other fields
     first = True
-    for offset, line in _lines(reading.piece, limit):
+    for offset, line in separated(reading.piece, b"\n", limit):
         if isinstance(line, MemberEnd):
-            yield reading.dropped("corrupt gzip member", f"at byte {line.offset}: {line.error}", -1 - line.offset)
+            yield reading.damaged(line)
             continue
         if first and line.lstrip()[:1] == b"[" and (found := _read_array(reading)) is not None:
             reading.counts["files that are one JSON array"] += 1
@@ -59,20 +65,15 @@ def read_csv(reading: Reading) -> Iterator[Verdict]:
     Args:
         reading: Of the piece.
     """
-    import io
-
-    csv.field_size_limit(reading.source.max_document_bytes)
+    limit = reading.source.max_document_bytes
+    csv.field_size_limit(limit)
     with closing(opened(reading.piece)) as stream:
         sample = stream.read(1 << 16)
-    encoding = reading.source.encoding
-    if encoding is None:
-        from lmstack.prep.collect.encoding import detect_encoding
-
-        encoding = detect_encoding(sample)
+    encoding = reading.source.encoding or detect_encoding(sample)
     delimiter = "\t" if ".tsv" in reading.piece.path.lower() else ","
     with closing(opened(reading.piece)) as stream:
         text = io.TextIOWrapper(cast(Any, stream), encoding=encoding, errors="replace", newline="")
-        rows = csv.DictReader(text, delimiter=delimiter)
+        rows = csv.DictReader(_CsvLines(text, 2 * limit), delimiter=delimiter)
         number = 0
         while True:
             number += 1
@@ -108,80 +109,37 @@ def read_parquet(reading: Reading) -> Iterator[Verdict]:
                 row += 1
 
 
-def opened(piece: Piece) -> ByteStream:
-    """The uncompressed bytes of a whole file.
+class _CsvLines:
+    """The lines of a table; one that is too long is passed over and an error, and the next call goes on after it."""
 
-    Args:
-        piece: Of the file.
-    """
-    raw = open_binary(piece.path)
-    if piece.compression == "gzip":
-        import gzip
+    def __init__(self, text: io.TextIOWrapper, max_characters: int):
+        self._text = text
+        self._max_characters = max_characters
 
-        return cast(ByteStream, gzip.open(cast(Any, raw)))
-    if piece.compression == "zstd":
-        import zstandard
+    def __iter__(self) -> "_CsvLines":
+        return self
 
-        return cast(
-            ByteStream,
-            zstandard.ZstdDecompressor().stream_reader(cast(Any, raw), read_across_frames=True, closefd=True),
-        )
-    return raw
-
-
-def _lines(piece: Piece, max_bytes: int) -> Iterator[tuple[int, bytes | MemberEnd]]:
-    if piece.compression == "gzip":
-        with closing(open_binary(piece.path)) as stream:
-            yield from _gzip_lines(stream, max_bytes)
-    else:
-        with closing(opened(piece)) as stream:
-            stop = 1 << 62 if piece.compression else piece.stop
-            yield from parts(stream, piece.start, stop, b"\n", max_bytes)
-
-
-def _gzip_lines(stream: ByteStream, max_bytes: int) -> Iterator[tuple[int, bytes | MemberEnd]]:
-    """Lines of the whole members; a line that a damaged member cuts off is passed over with it."""
-    segment = _Segment(read_members(stream))
-    while not segment.is_at_end:
-        last: tuple[int, bytes] | None = None
-        for found in split(segment, segment.num_read, b"\n", max_bytes):
-            if last is not None:
-                yield last
-            last = found
-        if segment.damage is None and last is not None:
-            yield last
-        elif segment.damage is not None:
-            yield segment.num_read, segment.damage
-            segment.damage = None
-
-
-class _Segment:
-    """The uncompressed bytes of gzip members up to the first damaged one, as a stream."""
-
-    def __init__(self, members: Iterator[bytes | MemberEnd]):
-        self._members = members
-        self.num_read = 0
-        self.damage: MemberEnd | None = None
-        self.is_at_end = False
-
-    def read(self, _: int, /) -> bytes:
-        for item in self._members:
-            if isinstance(item, bytes):
-                self.num_read += len(item)
-                return item
-            if item.error:
-                self.damage = item
-                return b""
-        self.is_at_end = True
-        return b""
+    def __next__(self) -> str:
+        line = self._text.readline(self._max_characters)
+        if len(line) < self._max_characters or line.endswith("\n"):
+            if not line:
+                raise StopIteration
+            return line
+        while line and not line.endswith("\n"):
+            line = self._text.readline(self._max_characters)
+        raise csv.Error(f"a line of more than {self._max_characters:,} characters")
 
 
 def _read_array(reading: Reading) -> Iterable[Verdict] | None:
     """The records of a file that is one JSON value; None when it is not."""
-    if reading.piece.size > _MAX_JSON_BYTES:
-        return None
+    limit = _LARGEST_ARRAY * reading.source.max_document_bytes
     with closing(opened(reading.piece)) as stream:
-        content = stream.read()
+        content = stream.read(limit + 1)
+    if len(content) > limit:
+        if _is_json(content[:limit].lstrip().split(b"\n", 1)[0]):
+            return None
+        detail = f"a JSON value of more than {limit:,} bytes; write a record a line, or raise max_document_bytes"
+        return [reading.dropped("too long", detail, 0, content[:2000].decode("utf-8", "replace"))]
     try:
         value = _loads(content)
     except ValueError:
@@ -204,7 +162,19 @@ def _loads(content: bytes) -> Any:
     try:
         return orjson.loads(content)
     except ValueError:
+        pass
+    try:
         return json.loads(content.decode("utf-8", "replace"))  # halves of surrogate pairs, NaN, bytes that are no UTF-8
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+
+
+def _is_json(content: bytes) -> bool:
+    try:
+        _loads(content)
+    except ValueError:
+        return False
+    return True
 
 
 def _from_record(reading: Reading, record: Any, position: int) -> Verdict:
@@ -215,17 +185,23 @@ def _from_record(reading: Reading, record: Any, position: int) -> Verdict:
     if not isinstance(text, str):
         found = f"holds {text!r:.60}" if text is not None else f"is not among {sorted(map(str, record))}"
         return reading.dropped("no text field", f"{field!r} {found}", position)
-    return reading.document(text, position, **{str(k): _plain(v) for k, v in record.items()})
+    try:
+        metadata = _plain(record)
+    except ValueError as error:
+        return reading.dropped("no record", str(error), position, text)
+    return reading.document(text, position, **metadata)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, depth: int = 0) -> Any:
     """Metadata that JSON can hold."""
+    if depth > _DEEPEST:
+        raise ValueError(f"metadata nested more than {_DEEPEST} deep")
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode()
     if value is None or isinstance(value, bool | float) or (isinstance(value, int) and abs(value) < 2**63):
         return value
     if isinstance(value, dict):
-        return {_plain(str(key)): _plain(item) for key, item in value.items()}
+        return {_plain(str(key)): _plain(item, depth + 1) for key, item in value.items()}
     if isinstance(value, list):
-        return [_plain(item) for item in value]
+        return [_plain(item, depth + 1) for item in value]
     return str(value)

@@ -98,9 +98,10 @@ def list_pieces(name: str, source: Source, max_bytes: int) -> list[Piece]:
         max_bytes: Files that can be cut are cut into pieces of about this size.
 
     Raises:
-        ValueError: A path names nothing.
+        ValueError: A path names nothing, or a folder in it cannot be listed.
     """
     pieces: list[Piece] = []
+    seen: set[str] = set()
     for path in [source.paths] if isinstance(source.paths, str) else source.paths:
         if path.startswith("python:"):
             sizes = stdlib_corpus.sizes(path)
@@ -112,7 +113,9 @@ def list_pieces(name: str, source: Source, max_bytes: int) -> list[Piece]:
                 f"Source {name!r}: {path} names no file. Check the path; files, folders and globs are read."
             )
         for file, size in files:
-            pieces += _cut(file, size, source, max_bytes)
+            if file not in seen:  # two patterns may name it
+                pieces += _cut(file, size, source, max_bytes)
+                seen.add(file)
     return pieces
 
 
@@ -134,11 +137,30 @@ def _list_files(path: str) -> list[tuple[str, int]]:
     if "://" in path:
         return sorted(_list_remote(path))
     if os.path.isdir(path):
-        found = [os.path.join(folder, file) for folder, _, files in os.walk(path) for file in files]
-        found = [file for file in found if _format(file)[0] is not None]
+        found = [file for file in _walk(path) if _format(file)[0] is not None]
     else:
         found = [path] if os.path.lexists(path) else glob.glob(path, recursive=True)
-    return [(file, _size(file)) for file in sorted(found) if not os.path.isdir(file)]
+        # a folder that is called a.jsonl is no file; the reader reports it
+        found = [file for file in found if _format(file)[0] is not None or not os.path.isdir(file)]
+    return [(file, _size(file)) for file in sorted(found)]
+
+
+def _walk(path: str) -> Iterator[str]:
+    """Every file in a folder and the folders in it, also where links lead; a folder that two lead to is read once."""
+
+    def refuse(error: OSError) -> None:
+        raise ValueError(
+            f"The folder {error.filename} cannot be listed: {error.strerror}. Make it readable, or name others."
+        )
+
+    seen: set[str] = set()
+    for folder, folders, files in os.walk(path, onerror=refuse, followlinks=True):
+        folders.sort()
+        if (real := os.path.realpath(folder)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        yield from (os.path.join(folder, file) for file in files)
 
 
 def _size(file: str) -> int:
@@ -177,9 +199,13 @@ def _cut(file: str, size: int, source: Source, max_bytes: int) -> list[Piece]:
         return whole
     if file_format == "parquet":
         return _row_groups(file, whole)
-    with closing(open_binary(file)) as stream:
-        if stream.read(4096).lstrip()[:1] == b"[":
-            return whole  # perhaps a JSON array, which has to be read from its beginning
+    try:
+        with closing(open_binary(file)) as stream:
+            begins_array = stream.read(4096).lstrip()[:1] == b"["
+    except OSError:
+        return whole  # the reader says what is wrong with it
+    if begins_array:
+        return whole  # perhaps a JSON array, which has to be read from its beginning
     starts = range(0, size, max_bytes)
     return [Piece(file, file_format, "", i, min(i + max_bytes, size), min(max_bytes, size - i)) for i in starts]
 
@@ -192,5 +218,5 @@ def _row_groups(file: str, whole: list[Piece]) -> list[Piece]:
             groups = parquet.ParquetFile(stream).metadata
             sizes = [groups.row_group(i).total_byte_size for i in range(groups.num_row_groups)]
     except (OSError, ValueError):
-        return whole  # the reader says what is wrong with it
-    return [Piece(file, "parquet", "", i, i + 1, size) for i, size in enumerate(sizes)]
+        return whole
+    return [Piece(file, "parquet", "", i, i + 1, size) for i, size in enumerate(sizes)] or whole

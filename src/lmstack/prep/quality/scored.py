@@ -84,6 +84,10 @@ class QualityClassifier(StageSettings):
 
         return judge
 
+    def input_files(self) -> list[Path]:
+        """The classifier."""
+        return [Path(self.model)]
+
     @cached_property
     def _model(self) -> QualityModel:
         return QualityModel.load(self.model)
@@ -156,6 +160,16 @@ class PerplexityBuckets(StageSettings):
             )
 
         return judge
+
+    def input_files(self) -> list[Path]:
+        """Everything in the folder of the weights; of a run, its newest checkpoint.
+
+        Raises:
+            ValueError: There are no weights.
+        """
+        from lmstack.models.checkpoint import weights_folder
+
+        return [file for file in weights_folder(self.model).rglob("*") if file.is_file()]
 
     @cached_property
     def _scorer(self) -> BitsPerByte:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -39,7 +39,7 @@ class WordList(StageSettings):
         Raises:
             ValueError: The file cannot be read or is empty.
         """
-        pattern = _pattern(self.file)
+        pattern = self._pattern
 
         def measures(document: Document) -> Iterator[Measure]:
             found = sum(1 for _ in pattern.finditer(document.text.lower()))
@@ -49,9 +49,16 @@ class WordList(StageSettings):
 
         return lambda document: judge(document, measures(document))
 
+    def input_files(self) -> list[Path]:
+        """The list."""
+        return [Path(self.file)]
 
-@lru_cache(maxsize=8)
-def _pattern(file: str) -> re.Pattern[str]:
+    @cached_property
+    def _pattern(self) -> re.Pattern[str]:
+        return _read_pattern(self.file)
+
+
+def _read_pattern(file: str) -> re.Pattern[str]:
     try:
         lines = Path(file).read_text(encoding="utf-8").lower().splitlines()
     except OSError as error:
