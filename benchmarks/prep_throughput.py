@@ -103,12 +103,13 @@ def _jobs(part: str, libraries: set[str]) -> list[tuple[str, list[tuple[str, str
 
 
 def _in_turn(libraries: dict[str, Library], job: str, takers: list[tuple[str, str]], rounds: int) -> dict[str, Any]:
-    """Every round by each taker; the first, untimed, loads what is loaded once."""
+    """Every round by each taker; where a job stays in one process, a round before loads what is loaded once."""
     taken: dict[str, list[dict[str, Any]]] = {f"{library} {name}": [] for library, name in takers}
-    for number in range(rounds + 1):
+    warm_up = int(job in STAGES)
+    for number in range(rounds + warm_up):
         for library, name in takers:
             turn = libraries[library].take(name)
-            if number:
+            if number >= warm_up:
                 taken[f"{library} {name}"].append(turn)
     return {"job": job, "turns": taken}
 
