@@ -35,6 +35,8 @@ from datatrove.pipeline.writers import JsonlWriter
 from prep_throughput_turns import Job, serve
 
 CORES = len(os.sched_getaffinity(0))
+ALPHABETIC_SHARE = 0.5
+"""Of the words, in the whole path: to spaCy punctuation marks are words, and at 0.8 few books would go on."""
 MINHASH = MinhashConfig(n_grams=5, num_buckets=14, hashes_per_bucket=8)
 
 
@@ -120,7 +122,7 @@ def near(documents: Any) -> int:
 
 
 def shard(documents: Path, tokenizer: str) -> int:
-    """Documents to tokenized files on all cores, in their order; bytes of tokens.
+    """Documents to tokenized files on all cores, in their order; tokens.
 
     Args:
         documents: Folder of files.
@@ -128,11 +130,11 @@ def shard(documents: Path, tokenizer: str) -> int:
     """
     with tempfile.TemporaryDirectory() as folder:
         execute(folder, "tokens", [JsonlReader(str(documents), doc_progress=False), _tokenizer(folder, tokenizer)])
-        return sum(file.stat().st_size for file in Path(folder, "tokens").glob("*.ds"))
+        return num_tokens(folder)
 
 
 def whole_path(documents: Path, tokenizer: str) -> int:
-    """Files of documents through all rules to tokenized files, on all cores; bytes of tokens.
+    """Files of documents through all rules to tokenized files, on all cores; tokens.
 
     Args:
         documents: Folder of files.
@@ -140,8 +142,14 @@ def whole_path(documents: Path, tokenizer: str) -> int:
     """
     folder = tempfile.mkdtemp()
     signatures, found, buckets, remove = (f"{folder}/{name}" for name in ("signatures", "found", "buckets", "remove"))
-    blocks = list(rules().values())[1:]
-    execute(folder, "filter", [JsonlReader(str(documents), doc_progress=False), *blocks, _writer(folder, "filtered")])
+    blocks = rules()
+    del blocks["mojibake"]
+    blocks["gopher"] = GopherQualityFilter(max_non_alpha_words_ratio=ALPHABETIC_SHARE)
+    execute(
+        folder,
+        "filter",
+        [JsonlReader(str(documents), doc_progress=False), *blocks.values(), _writer(folder, "filtered")],
+    )
     execute(folder, "exact1", [_reader(folder, "filtered"), ExactDedupSignature(signatures, EXACT)])
     execute(folder, "exact2", [ExactFindDedups(signatures, found, EXACT)], tasks=1)
     exact_filter = ExactDedupFilter(found, EXACT)
@@ -152,9 +160,18 @@ def whole_path(documents: Path, tokenizer: str) -> int:
     execute(folder, "near3", [MinhashDedupCluster(buckets, remove, MINHASH)], tasks=1)
     execute(folder, "near4", [_reader(folder, "exact"), MinhashDedupFilter(remove), _writer(folder, "near")])
     execute(folder, "shards", [_reader(folder, "near"), _tokenizer(folder, tokenizer)])
-    size = sum(file.stat().st_size for file in Path(folder, "tokens").glob("*.ds"))
+    tokens = num_tokens(folder)
     shutil.rmtree(folder)
-    return size
+    return tokens
+
+
+def num_tokens(folder: str) -> int:
+    """Tokens that were written, of a vocabulary that two bytes hold.
+
+    Args:
+        folder: Of the pipeline.
+    """
+    return sum(file.stat().st_size for file in Path(folder, "tokens").glob("*.ds")) // 2
 
 
 def execute(folder: str, name: str, pipeline: list[Any], tasks: int = CORES) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import tokenizers
 from prep_throughput_turns import Job, serve
 
+from lmstack.data.manifest import Manifest
 from lmstack.prep.blocks import read_documents
 from lmstack.prep.build import build_corpus
 from lmstack.prep.collect.source import Source
@@ -83,7 +84,7 @@ def shard(documents: Path, tokenizer: Path) -> int:
         tokenizer: Folder of a tokenizer.
     """
     with tempfile.TemporaryDirectory() as folder:
-        return build_corpus(folder, {"text": str(documents)}, tokenizer).total("train").tokens
+        return num_tokens(build_corpus(folder, {"text": str(documents)}, tokenizer))
 
 
 def encode(texts: list[str], tokenizer: Path) -> int:
@@ -111,9 +112,18 @@ def whole_path(documents: Path, tokenizer: Path) -> int:
     output = Path(tempfile.mkdtemp())
     with process_pool(available_cores()) as run:
         plan, results = prepare_documents(output, {"text": Source(paths=str(documents))}, stages, run)
-        tokens = build_shards(plan, results[-1], shards, None).total("train").tokens
+        tokens = num_tokens(build_shards(plan, results[-1], shards, None))
     shutil.rmtree(output)
     return tokens
+
+
+def num_tokens(manifest: Manifest) -> int:
+    """Of both sides of the split.
+
+    Args:
+        manifest: Of the corpus.
+    """
+    return manifest.total("train").tokens + manifest.total("validation").tokens
 
 
 if __name__ == "__main__":

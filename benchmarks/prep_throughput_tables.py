@@ -56,11 +56,9 @@ def _clock(part: dict[str, Any], job: dict[str, Any]) -> str:
     rows = []
     for name, turns in job["turns"].items():
         seconds = _median(turns, "seconds")
-        spread = " to ".join(f"{part['mb'] / turn:.2f}" for turn in _extremes(turns))
-        rows.append(
-            [name, f"{seconds:.1f}", f"{part['mb'] / seconds:.2f}", spread, f"{part['documents'] / seconds:,.0f}"]
-        )
-    return _table(("what", "seconds", "MB/s", "MB/s, slowest to fastest", "documents/s"), rows)
+        speeds = [f"{part['mb'] / seconds:.2f}", " to ".join(f"{part['mb'] / each:.2f}" for each in _extremes(turns))]
+        rows.append([name, f"{turns[0]['result']:,}", f"{seconds:.1f}", *speeds, f"{part['documents'] / seconds:,.0f}"])
+    return _table(("what", "tokens", "seconds", "MB/s", "MB/s, slowest to fastest", "documents/s"), rows)
 
 
 def _memory(part: dict[str, Any]) -> str:
