@@ -1,126 +1,137 @@
-"""Speed of every stage of corpus preparation, and peak memory, on text repeated to a given size.
+"""Speed and memory of corpus preparation: every stage and the whole path, beside datatrove and `tokenizers` alone.
 
-    python benchmarks/prep_throughput.py --text DATA/text --megabytes 20 100 --out benchmarks/results/prep_throughput
+    python benchmarks/prep_throughput.py stages --text DATA/text --tokenizer TOKENIZER --peer-python PEERS/bin/python
+    python benchmarks/prep_throughput.py path --megabytes 5 ...
+    python benchmarks/prep_throughput.py tokens --megabytes 100 ...
+    python benchmarks/prep_throughput.py memory --memory-megabytes 100 1000 ...
 
-Each size runs in a process of its own. Documents are the files of `--text`, cut at 4,000 characters and numbered, so
-that copies are not duplicates of each other. Peak memory is the largest of this process and its workers.
+`stages`: each stage over documents in memory, on one core, in turns with datatrove's block for the same rules.
+`path`: files of documents through the same rules to token shards, on all cores, in turns with datatrove's executor.
+`tokens`: files of prepared documents to token shards, on all cores, in turns with `encode_batch` on texts in memory.
+`memory`: all stages of a corpus in English and Chinese, the processes sampled, at each size.
+
+A part that is not named keeps its figures in `--out`. `benchmarks/README.md` says how to make datatrove's environment.
 """
 
 import argparse
 import json
-import multiprocessing
-import resource
+import os
+import platform
+import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
-from lmstack.prep.collect.source import Source
-from lmstack.prep.deduplication.exact import ExactDuplicates
-from lmstack.prep.deduplication.lines import RepeatedLines
-from lmstack.prep.deduplication.near import NearDuplicates
-from lmstack.prep.language import IdentifyLanguage
-from lmstack.prep.normalisation import Normalise
-from lmstack.prep.pool import process_pool
-from lmstack.prep.prepare import prepare_documents
-from lmstack.prep.privacy import MaskPersonalData
-from lmstack.prep.quality.c4 import C4
-from lmstack.prep.quality.fineweb import FineWeb
-from lmstack.prep.quality.gopher import Gopher
-from lmstack.prep.quality.repetition import Repetition
-from lmstack.prep.stage import Stage
+from prep_throughput_documents import make_documents, write_documents
+from prep_throughput_tables import report
+from prep_throughput_turns import Library
+from pretrain_throughput import cpu_model
 
-_DOCUMENT = 4000
+from lmstack.prep.blocks import write_documents as write_prepared
+from lmstack.prep.document import Document
+
+HERE = Path(__file__).parent
+STAGES = ("gopher", "repetition", "c4", "fineweb", "privacy", "mojibake", "exact", "near")
+NUM_FILES = 64
 
 
 def main() -> None:
-    """Measure each size and write the table."""
+    """Measure the parts that are named, and write all figures there are."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--text", type=Path, required=True)
-    parser.add_argument("--megabytes", type=int, nargs="+", default=[20])
-    parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("parts", nargs="+", choices=("stages", "path", "tokens", "memory"))
+    parser.add_argument("--text", type=Path, required=True, help="folder of .txt, .md and .rst files")
+    parser.add_argument("--tokenizer", type=Path, required=True, help="folder with a tokenizer.json")
+    parser.add_argument("--peer-python", help="interpreter of an environment with datatrove")
+    parser.add_argument("--megabytes", type=float, default=2, help="of the documents of stages, path and tokens")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--memory-megabytes", type=int, nargs="+", default=[100, 1000])
+    parser.add_argument("--workers", type=int, default=2, help="processes of memory")
+    parser.add_argument("--out", type=Path, default=HERE / "results" / "prep_throughput")
     arguments = parser.parse_args()
-    results = []
-    for megabytes in arguments.megabytes:
-        with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-            results.append(pool.apply(measure, (arguments.text, megabytes, arguments.workers)))
-    arguments.out.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
-    text = "\n\n".join(table(result) for result in results) + "\n"
-    arguments.out.with_suffix(".md").write_text(text)
-    print(text)
+    if arguments.peer_python is None and {"stages", "path"} & set(arguments.parts):
+        parser.error("stages and path are told beside datatrove: name its --peer-python")
+    file = arguments.out.with_suffix(".json")
+    results: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    for part in arguments.parts:
+        measured = memory(arguments) if part == "memory" else turns(arguments, part)
+        machine = {"processor": cpu_model(), "cores": len(os.sched_getaffinity(0)), "python": platform.python_version()}
+        results[part] = {**machine, **measured}
+        file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        arguments.out.with_suffix(".md").write_text(report(results), encoding="utf-8")
+    print(report(results))
 
 
-def measure(text: Path, megabytes: int, workers: int) -> dict[str, Any]:
-    """Prepare text of a size in a temporary folder."""
-    stages: dict[str, Stage] = {
-        "normalise": Normalise(),
-        "language": IdentifyLanguage(),
-        "gopher": Gopher(min_units=1, min_stop_words=0, min_alphabetic=0.0, max_mean_length=1e9),
-        "repetition": Repetition(),
-        "c4": C4(min_sentences=0, lines_end_in_punctuation=False),
-        "fineweb": FineWeb(min_punctuated_lines=0.0, max_short_lines=1.0),
-        "privacy": MaskPersonalData(),
-        "exact": ExactDuplicates(),
-        "near": NearDuplicates(),
-        "lines": RepeatedLines(),
-    }
+def turns(arguments: argparse.Namespace, part: str) -> dict[str, Any]:
+    """The jobs of a part by each library, round after round.
+
+    Args:
+        arguments: Of the command line.
+        part: `stages`, `path` or `tokens`.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        raw = Path(folder, "raw.jsonl")
-        write_documents(raw, text, megabytes * 1_000_000)
-        began = time.perf_counter()
-        with process_pool(workers) as run:
-            _, results = prepare_documents(Path(folder, "out"), {"text": Source(paths=str(raw))}, stages, run)
-        seconds = time.perf_counter() - began
-    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    rows = [
-        {
-            "stage": result.name,
-            "documents": result.tally.taken.documents,
-            "mb": round(result.tally.taken.bytes / 1e6, 2),
-            "mb_per_second_of_filter": round(result.tally.taken.bytes / 1e6 / result.tally.seconds, 2),
-            "documents_per_second_of_filter": round(result.tally.taken.documents / result.tally.seconds),
-            "mb_per_second_of_clock": round(result.tally.taken.bytes / 1e6 / result.wall_seconds, 2),
-        }
-        for result in results
+        size = _write(Path(folder), arguments.text, int(arguments.megabytes * 1e6), english_only=part != "tokens")
+        command = [folder, str(arguments.tokenizer)]
+        libraries = {"lmstack": Library([sys.executable, str(HERE / "prep_throughput_lmstack.py"), *command])}
+        if arguments.peer_python is not None:
+            peer = [arguments.peer_python, str(HERE / "prep_throughput_datatrove.py"), *command]
+            libraries["datatrove"] = Library(peer)
+        rows = [_in_turn(libraries, *job, arguments.rounds) for job in _jobs(part, set(libraries))]
+        for library in libraries.values():
+            library.stop()
+    versions = {name: library.versions for name, library in libraries.items()}
+    return {**size, "rounds": arguments.rounds, "versions": versions, "jobs": rows}
+
+
+def _write(folder: Path, text: Path, num_bytes: int, *, english_only: bool) -> dict[str, Any]:
+    """Documents in as many files as a stage of lmstack leaves."""
+    documents = [
+        Document(document, str(number), "text")
+        for number, document in enumerate(make_documents(text, num_bytes, english_only=english_only))
     ]
-    return {
-        "megabytes": megabytes,
-        "workers": workers,
-        "seconds": round(seconds, 1),
-        "peak_mb": round(peak / 1e3),
-        "stages": rows,
-    }
+    for part in range(NUM_FILES):
+        stretch = documents[part * len(documents) // NUM_FILES : (part + 1) * len(documents) // NUM_FILES]
+        write_prepared(folder / f"{part:06d}.jsonl.zst", stretch)
+    return {"documents": len(documents), "mb": sum(len(document.text.encode()) for document in documents) / 1e6}
 
 
-def write_documents(file: Path, text: Path, num_bytes: int) -> None:
-    """The text in pieces, over and over until the size is reached, each with a number at every line."""
-    sources = sorted(path for path in text.rglob("*.txt"))
-    written = copy = 0
-    with open(file, "w", encoding="utf-8") as stream:
-        while written < num_bytes:
-            for source in sources:
-                content = source.read_text(encoding="utf-8", errors="replace")
-                for start in range(0, len(content), _DOCUMENT):
-                    lines = content[start : start + _DOCUMENT].split("\n")
-                    piece = "\n".join(f"{copy} {line}" if line.strip() else line for line in lines)
-                    stream.write(json.dumps({"text": piece}) + "\n")
-                    written += len(piece.encode())
-                    if written >= num_bytes:
-                        return
-            copy += 1
+def _jobs(part: str, libraries: set[str]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Each job by its name, as libraries and what it is called there, in the order of their turns."""
+    if part == "tokens":
+        takers = [("lmstack", "shards"), ("lmstack", "encode_batch"), ("datatrove", "shards")]
+        return [("shards", [taker for taker in takers if taker[0] in libraries])]
+    return [(name, [("lmstack", name), ("datatrove", name)]) for name in (STAGES if part == "stages" else ("path",))]
 
 
-def table(result: dict[str, Any]) -> str:
-    """One size as Markdown."""
-    size = f"{result['megabytes']} MB, {result['workers']} worker(s)"
-    head = f"{size}: {result['seconds']} s, {result['peak_mb']} MB at peak"
-    lines = ["| stage | documents | MB/s, filter alone | documents/s, filter alone | MB/s on the clock |"]
-    lines += ["| --- | ---: | ---: | ---: | ---: |"]
-    for row in result["stages"]:
-        filters = f"{row['mb_per_second_of_filter']} | {row['documents_per_second_of_filter']:,}"
-        lines.append(f"| {row['stage']} | {row['documents']:,} | {filters} | {row['mb_per_second_of_clock']} |")
-    return "\n".join([head, "", *lines])
+def _in_turn(libraries: dict[str, Library], job: str, takers: list[tuple[str, str]], rounds: int) -> dict[str, Any]:
+    """Every round by each taker; where a job stays in one process, a round before loads what is loaded once."""
+    taken: dict[str, list[dict[str, Any]]] = {f"{library} {name}": [] for library, name in takers}
+    warm_up = int(job in STAGES)
+    for number in range(rounds + warm_up):
+        for library, name in takers:
+            turn = libraries[library].take(name)
+            if number >= warm_up:
+                taken[f"{library} {name}"].append(turn)
+    return {"job": job, "turns": taken}
+
+
+def memory(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The whole path at each size, watched.
+
+    Args:
+        arguments: Of the command line.
+    """
+    from prep_throughput_memory import run_and_watch
+
+    sizes = []
+    for megabytes in arguments.memory_megabytes:
+        with tempfile.TemporaryDirectory() as folder:
+            documents, out = Path(folder, "documents.jsonl"), Path(folder, "result.json")
+            write_documents(documents, arguments.text, megabytes * 1_000_000)
+            command = [sys.executable, str(HERE / "prep_throughput_path.py"), str(documents), str(arguments.tokenizer)]
+            command += [f"{folder}/prepared", "--workers", str(arguments.workers), "--out", str(out)]
+            peak = run_and_watch(command)
+            sizes.append({"megabytes": megabytes, **vars(peak), **json.loads(out.read_text(encoding="utf-8"))})
+    return {"workers": arguments.workers, "sizes": sizes}
 
 
 if __name__ == "__main__":

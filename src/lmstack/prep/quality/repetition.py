@@ -1,7 +1,9 @@
 """The repetition rules of Gopher, Rae et al. 2021, arXiv:2112.11446, appendix A.1.1, table A1."""
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Literal
 
 import numpy as np
@@ -93,13 +95,12 @@ def top_share(ids: np.ndarray, lengths: np.ndarray, n: int) -> float:
     """Share of characters in the n-gram that covers most of them; 0 where none occurs twice.
 
     Args:
-        ids: A number for each word, equal for equal words.
+        ids: A number for each word, from 1, equal for equal words.
         lengths: Characters of each word.
         n: Words of an n-gram.
     """
-    if len(ids) < n:
+    if len(ids) < n or not _any_twice(grams := _ngrams(ids, n)):
         return 0.0
-    grams = _ngrams(ids, n)
     _, first, counts = np.unique(grams, return_index=True, return_counts=True)
     in_gram = np.convolve(lengths, np.ones(n, dtype=np.int64), "valid")[first]
     covered = np.where(counts > 1, counts * in_gram, 0)
@@ -110,16 +111,13 @@ def duplicate_ngram_share(ids: np.ndarray, lengths: np.ndarray, n: int) -> float
     """Share of characters in n-grams that occurred before; where they overlap, characters count once.
 
     Args:
-        ids: A number for each word, equal for equal words.
+        ids: A number for each word, from 1, equal for equal words.
         lengths: Characters of each word.
         n: Words of an n-gram.
     """
-    if len(ids) <= n:
+    if len(ids) <= n or not _any_twice(grams := _ngrams(ids, n)):
         return 0.0
-    grams = _ngrams(ids, n)
     _, first = np.unique(grams, return_index=True)
-    if len(first) == len(grams):
-        return 0.0
     is_repeat = np.ones(len(grams), dtype=np.int64)
     is_repeat[first] = 0
     covered = np.convolve(is_repeat, np.ones(n, dtype=np.int64)) > 0
@@ -127,9 +125,16 @@ def duplicate_ngram_share(ids: np.ndarray, lengths: np.ndarray, n: int) -> float
 
 
 def _numbered(words: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    numbers: dict[str, int] = {}
-    ids = [numbers.setdefault(word, len(numbers)) for word in words]
-    return np.array(ids, dtype=np.uint64), np.array([len(word) for word in words], dtype=np.int64)
+    """A number for each word, from 1 in the order in which they first occur, and its length."""
+    numbers: dict[str, int] = defaultdict(count(1).__next__)
+    ids = np.fromiter(map(numbers.__getitem__, words), dtype=np.uint64, count=len(words))
+    return ids, np.fromiter(map(len, words), dtype=np.int64, count=len(words))
+
+
+def _any_twice(grams: np.ndarray) -> bool:
+    """Whether any value is there twice; most texts are told so at a fraction of what `np.unique` with indices costs."""
+    ordered = np.sort(grams)
+    return bool((ordered[1:] == ordered[:-1]).any())
 
 
 def _ngrams(ids: np.ndarray, n: int) -> np.ndarray:
@@ -137,5 +142,6 @@ def _ngrams(ids: np.ndarray, n: int) -> np.ndarray:
     length = len(ids) - n + 1
     hashes = np.zeros(length, dtype=np.uint64)
     for k in range(n):
-        hashes = (hashes + ids[k : k + length] + np.uint64(1)) * _MIX
+        hashes += ids[k : k + length]
+        hashes *= _MIX
     return hashes
