@@ -112,7 +112,7 @@ def whole_path(documents: Path, tokenizer: Path) -> int:
     output = Path(tempfile.mkdtemp())
     with process_pool(available_cores()) as run:
         plan, results = prepare_documents(output, {"text": Source(paths=str(documents))}, stages, run)
-        tokens = num_tokens(build_shards(plan, results[-1], shards, None))
+    tokens = num_tokens(build_shards(plan, results[-1], shards, None))
     shutil.rmtree(output)
     return tokens
 

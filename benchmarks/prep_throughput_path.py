@@ -56,8 +56,8 @@ def main() -> None:
     with process_pool(arguments.workers) as run:
         sources = {"text": Source(paths=str(arguments.documents))}
         plan, results = prepare_documents(arguments.folder, sources, chosen, run)
-        prepared = time.perf_counter()
-        manifest = build_shards(plan, results[-1], shards, arguments.workers)
+    prepared = time.perf_counter()
+    manifest = build_shards(plan, results[-1], shards, arguments.workers)
     ended = time.perf_counter()
     rows = [stage_row(result) for result in results]
     rows.append(row("shards", results[-1].tally.kept.documents, results[-1].tally.kept.bytes, 0.0, ended - prepared))

@@ -2,16 +2,19 @@
 
 import hashlib
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lmstack.cli.main import main
 from lmstack.data.manifest import Manifest
 from lmstack.prep.blocks import read_dropped
+from lmstack.prep.shards import build_shards
 from lmstack.tokenization import byte_tokenizer
 
 CONFIG = """
@@ -75,6 +78,21 @@ def test_a_set_of_texts_can_be_the_validation_side_of_several_corpora(config: Pa
         assert manifest.total("validation").documents == manifest.sources["fixed"].validation.documents == 3
         fingerprints.add(manifest.sources["fixed"].validation)
     assert len(fingerprints) == 1
+
+
+def test_the_workers_of_stages_are_gone_before_those_that_tokenize_come(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alive: list[int] = []
+
+    def counted(*arguments: Any) -> Manifest:
+        alive.append(len(multiprocessing.active_children()))
+        return build_shards(*arguments)
+
+    monkeypatch.setattr("lmstack.cli.prepare.build_shards", counted)
+    config.write_text(config.read_text().replace("num_workers: 1", "num_workers: 2"))
+    assert main(["data", "prepare", "--config", str(config)]) == 0
+    assert alive == [0]
 
 
 def test_look_shows_what_was_dropped_and_follows_a_document(

@@ -59,10 +59,11 @@ def prepare(
         _write_config(folder, sources, stages, shards, seed)
         with executor.open() as run:
             plan, results = prepare_documents(folder, sources, chosen, run, seed=seed)
-            _write_report(plan, results, None)  # there also when nothing is left to make shards of
-            if shards is not None:
-                manifest = build_shards(plan, results[-1], shards, executor.num_workers)
-                _write_report(plan, results, manifest)
+        # its workers are gone before those that tokenize come: each holds models and tables of its stages in memory
+        _write_report(plan, results, None)  # there also when nothing is left to make shards of
+        if shards is not None:
+            manifest = build_shards(plan, results[-1], shards, executor.num_workers)
+            _write_report(plan, results, manifest)
     if shards is not None:
         Console().print(summary_table(str(folder / CORPUS_FOLDER), manifest))
     print(f"{folder / REPORT_FILE}: what every stage kept and dropped, and why")
