@@ -130,8 +130,9 @@ def memory(arguments: argparse.Namespace) -> dict[str, Any]:
             command = [sys.executable, str(HERE / "prep_throughput_path.py"), str(documents), str(arguments.tokenizer)]
             command += [f"{folder}/prepared", "--workers", str(arguments.workers), "--out", str(out)]
             peak = run_and_watch(command)
-            sizes.append({"megabytes": megabytes, **vars(peak), **json.loads(out.read_text(encoding="utf-8"))})
-    return {"workers": arguments.workers, "sizes": sizes}
+            took = json.loads(out.read_text(encoding="utf-8"))
+            sizes.append({"megabytes": megabytes, "workers": arguments.workers, **vars(peak), **took})
+    return {"sizes": sizes}
 
 
 if __name__ == "__main__":

@@ -63,17 +63,12 @@ def _clock(part: dict[str, Any], job: dict[str, Any]) -> str:
 
 def _memory(part: dict[str, Any]) -> str:
     sizes = part["sizes"]
-    rows = [
-        [f"{size['megabytes']:,}", f"{size['tree_mb']:.0f}", f"{size['process_mb']:.0f}", f"{size['seconds']:,.0f}"]
-        for size in sizes
-    ]
-    head = f"## Memory of the whole path, {part['workers']} workers\n\n"
-    text = head + _table(("MB of input", "peak of all processes, MB", "peak of one process, MB", "seconds"), rows)
-    last = sizes[-1]
-    rows = [_stage_row(row) for row in last["stages"]]
-    text += f"\n\nIts stages at {last['megabytes']:,} MB, {part['workers']} workers:\n\n"
-    names = ("stage", "documents", "MB/s of one worker's filter", "documents/s of it", "MB/s on the clock")
-    return text + _table(names, rows)
+    peaks = [[f"{size[name]:,.0f}" for name in ("megabytes", "workers", "tree_mb", "process_mb")] for size in sizes]
+    names = ("MB of input", "workers", "peak of all processes, MB", "peak of one process, MB")
+    text = f"## The whole path in English and Chinese: memory and stages\n\n{_table(names, peaks)}"
+    text += f"\n\nThe stages at {sizes[0]['megabytes']:,} MB, {sizes[0]['workers']} worker(s):\n\n"
+    rows = [_stage_row(row) for row in sizes[0]["stages"]]
+    return text + _table(("stage", "documents", "MB/s, filter", "documents/s, filter", "MB/s on the clock"), rows)
 
 
 def _stage_row(row: dict[str, Any]) -> list[str]:
