@@ -68,9 +68,8 @@ def write_bad_files(raw: Path) -> None:
     (raw / "table.csv").write_text("text\n" + "z" * (1 << 20) + "\nfine row\n")
     (raw / "empty.md").write_bytes(b"")
     page = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n<p>page</p>"
-    head = (
-        f"WARC/1.0\r\nWARC-Type: response\r\nWARC-Target-URI: http://a/\r\nContent-Length: {len(page)}\r\n\r\n".encode()
-    )
+    head = b"WARC/1.0\r\nWARC-Type: response\r\nWARC-Target-URI: http://a/\r\nContent-Type: application/http\r\n"
+    head += b"Content-Length: %d\r\n\r\n" % len(page)
     records = [head + page + b"\r\n\r\n", head + page[:-4], head + page + b"\r\n\r\n"]
     (raw / "crawl.warc.gz").write_bytes(b"".join(map(gzip.compress, records)))
     (raw / os.fsdecode(b"caf\xe9.txt")).write_bytes(b"A name that is no UTF-8.")

@@ -41,7 +41,7 @@ def test_a_damaged_member_costs_no_other(compression: Compression) -> None:
     draw = random.Random(1)
     texts = [draw.randbytes(6_000) for _ in range(3)]
     packed = [COMPRESS[compression](text) for text in texts]
-    for place in (0, 4, len(packed[1]) // 2):
+    for place in (0, 10, len(packed[1]) // 2):
         broken = packed[1][:place] + b"\xa5\x5a\xa5" + packed[1][place + 3 :]
         found = members(packed[0] + broken + packed[2], compression)
         whole = [text for text, end in found if not end.error]

@@ -284,7 +284,7 @@ def test_the_name_of_a_file_may_be_any_bytes(tmp_path: Path) -> None:
     "middle",
     [
         warc_record("http://a/2", b"two")[:-30],
-        warc_record("http://a/2", b"two").replace(b"Content-Length: 7", b"Content-Length: 9997"),
+        warc_record("http://a/2", b"two").replace(b"Content-Length: ", b"Content-Length: 99", 1),
         warc_record("http://a/2", b"two").replace(b"Content-Length: ", b"Content-Length: x", 1),
         b"no record at all\r\n\r\n",
     ],
@@ -333,3 +333,25 @@ def test_a_damaged_table_keeps_the_rows_before(tmp_path: Path) -> None:
     assert 1000 < len(kept) < 9000
     assert [drop.reason for drop in dropped] == ["unreadable file"]
     assert "the file ends within it" in dropped[0].detail
+
+
+def test_undecodable_bytes_of_records_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b'{"text": "G\xffnf"}\n{"text": "fine"}\n')
+    (tmp_path / "b.csv").write_bytes(b"text\nZ\xc3\xbcrich\nG\xff\xffnf\n")
+    kept, _, counts = read(tmp_path)
+    assert texts(kept) == ["G\ufffdnf", "fine", "Z\u00fcrich", "G\ufffd\ufffdnf"]
+    assert counts == {"texts with undecodable bytes": 2, "undecodable bytes": 3}
+
+
+def test_the_encoding_of_records_may_be_named(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes('{"text": "北京"}\n'.encode("gb18030"))
+    kept, _, counts = read(tmp_path / "a.jsonl", encoding="gb18030")
+    assert texts(kept) == ["北京"]
+    assert not counts
+
+
+def test_a_mark_of_byte_order_is_no_part_of_the_first_record(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b"\xef\xbb\xbf" + lines({"text": "one"}, {"text": "two"}))
+    kept, dropped, _ = read(tmp_path / "a.jsonl")
+    assert texts(kept) == ["one", "two"]
+    assert not dropped

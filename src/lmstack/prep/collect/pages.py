@@ -83,11 +83,9 @@ def page_text(reading: Reading, content: bytes, declared: str | None = None) -> 
         encoding = "utf-8" if _decodes(content, "utf-8") else detect_encoding(content, from_html_meta=True) or "utf-8"
     try:
         text = content.decode(encoding, "replace")
-    except LookupError:
+    except (LookupError, ValueError):
         text = content.decode(map_encoding_to_html5(encoding) or "utf-8", "replace")
-    if bad := text.count("\ufffd"):
-        reading.counts["texts with undecodable bytes"] += 1
-        reading.counts["undecodable bytes"] += bad
+    reading.count_undecodable(text.count("\ufffd"))
     return text.replace("\r\n", "\n")
 
 

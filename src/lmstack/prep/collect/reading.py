@@ -89,10 +89,18 @@ class Reading:
         text, num_bad = decode(content, encoding)
         if encoding != "utf-8":
             self.counts[f"texts read as {encoding}"] += 1
+        self.count_undecodable(num_bad)
+        return text.replace("\r\n", "\n")
+
+    def count_undecodable(self, num_bad: int) -> None:
+        """Count a text that has characters in the place of bytes that could not be read.
+
+        Args:
+            num_bad: How many; with none it is not counted.
+        """
         if num_bad:
             self.counts["texts with undecodable bytes"] += 1
             self.counts["undecodable bytes"] += num_bad
-        return text.replace("\r\n", "\n")
 
     def _id(self, position: int) -> str:
         return document_id(self.name, self.piece.path, position)

@@ -1,5 +1,6 @@
 """Documents from records: JSON lines, JSON, CSV, Parquet."""
 
+import codecs
 import csv
 import io
 import json
@@ -7,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 from typing import Any, cast
 
-from lmstack.prep.collect.encoding import detect_encoding
+from lmstack.prep.collect.encoding import decode, detect_encoding
 from lmstack.prep.collect.members import MemberEnd
 from lmstack.prep.collect.opening import opened, separated
 from lmstack.prep.collect.reading import Reading
@@ -85,6 +86,7 @@ def read_csv(reading: Reading) -> Iterator[Verdict]:
                 yield reading.dropped("bad CSV row", str(error), number)
                 continue
             record.pop(cast(Any, None), None)  # more cells than headings
+            reading.count_undecodable((record.get(reading.source.text_field) or "").count("\ufffd"))
             yield _from_record(reading, record, number)
 
 
@@ -136,12 +138,12 @@ def _read_array(reading: Reading) -> Iterable[Verdict] | None:
     with closing(opened(reading.piece)) as stream:
         content = stream.read(limit + 1)
     if len(content) > limit:
-        if _is_json(content[:limit].lstrip().split(b"\n", 1)[0]):
+        if _is_json(reading, content[:limit].lstrip().split(b"\n", 1)[0]):
             return None
         detail = f"a JSON value of more than {limit:,} bytes; write a record a line, or raise max_document_bytes"
         return [reading.dropped("too long", detail, 0, content[:2000].decode("utf-8", "replace"))]
     try:
-        value = _loads(content)
+        value = _loads(reading, content)
     except ValueError:
         return None
     records = value if isinstance(value, list) else [value]
@@ -150,28 +152,34 @@ def _read_array(reading: Reading) -> Iterable[Verdict] | None:
 
 def _parsed(reading: Reading, line: bytes, offset: int) -> Verdict:
     try:
-        record = _loads(line)
+        record = _loads(reading, line)
     except ValueError as error:
         return reading.dropped("not JSON", str(error), offset, line.decode("utf-8", "replace"))
     return _from_record(reading, record, offset)
 
 
-def _loads(content: bytes) -> Any:
+def _loads(reading: Reading, content: bytes) -> Any:
     import orjson
 
+    content = content.removeprefix(codecs.BOM_UTF8)
+    encoding = reading.source.encoding or "utf-8"
+    if encoding == "utf-8":
+        try:
+            return orjson.loads(content)
+        except ValueError:
+            pass
+    text, num_bad = decode(content, encoding)
     try:
-        return orjson.loads(content)
-    except ValueError:
-        pass
-    try:
-        return json.loads(content.decode("utf-8", "replace"))  # halves of surrogate pairs, NaN, bytes that are no UTF-8
+        value = json.loads(text)  # also halves of surrogate pairs, NaN, and with bytes that are no UTF-8
     except RecursionError:
         raise ValueError("nested too deep") from None
+    reading.count_undecodable(num_bad)
+    return value
 
 
-def _is_json(content: bytes) -> bool:
+def _is_json(reading: Reading, content: bytes) -> bool:
     try:
-        _loads(content)
+        _loads(reading, content)
     except ValueError:
         return False
     return True

@@ -41,7 +41,7 @@ class Source:
         format: How to read every file; null goes by the suffix, `.gz` and `.zst` aside.
         text_field: Field or column that holds the text.
         separator: What stands between the documents of a text file; null makes each file one document.
-        encoding: Of text; null detects it file by file.
+        encoding: Of text; null detects it file by file, and takes JSON for UTF-8.
         max_document_bytes: What is longer is dropped, and never held in memory whole.
         metadata: Given to every document of the source, such as a licence.
     """
