@@ -20,7 +20,8 @@ def main() -> None:
     rows = []
     for corpus in CORPORA:
         for seed in SEEDS:
-            last = [row for row in read_metrics(Path(f"runs/007_{corpus}_{seed}/metrics.csv")) if row.get("val/loss")][-1]
+            metrics = read_metrics(Path(f"runs/007_{corpus}_{seed}/metrics.csv"))
+            last = [row for row in metrics if row.get("val/loss")][-1]
             rows.append([corpus, seed, *(f"{float(last[name]):.4f}" for name in names)])
     write(HERE / "results.csv", ["corpus", "seed", *names], rows)
     kept = {corpus: classes(Path("data/spoilt") / corpus / "stages" / "hold_out" / "documents") for corpus in CORPORA}
