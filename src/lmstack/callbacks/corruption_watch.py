@@ -77,7 +77,7 @@ class CorruptionWatch(L.Callback):
                 "same whole weights. Use it with strategy=ddp or one device, or remove it with "
                 "~callbacks.corruption_watch."
             )
-        if not hasattr(pl_module, "loss_sums"):
+        if not hasattr(pl_module, "update_guard"):
             raise ValueError(
                 f"callbacks.corruption_watch: {type(pl_module).__name__} takes several optimizer steps from a rollout, "
                 "which has no loss to compute again. Remove it with ~callbacks.corruption_watch."
