@@ -1,11 +1,12 @@
 """How far every strategy is from one process: losses, gradient norms and weights of the same 20 steps, on CPUs.
 
-    python benchmarks/strategy_parity.py [--folder DIR] [--only 2 4 matrix]
+    python benchmarks/strategy_parity.py [--folder DIR] [--only 2 4 matrix matrix_sgd]
 
 trains a tiny transformer (`tests/recipes/strategy_runs.py`) on one process and then with each strategy of
 `conf/strategy` on 2 and on 4 gloo processes, writes `benchmarks/results/strategy_parity.json`, and puts the table into
 `docs/explanation/strategies.md`. `matrix` saves with each strategy after 2 steps, goes on with each other for 2 more,
-and compares with 4 steps of one process. Half an hour on two busy cores.
+and compares with 4 steps of one process; `matrix_sgd` does so with plain SGD, under which local SGD that averages every
+step is the same algorithm as the others. An hour on two busy cores.
 """
 
 import argparse
@@ -82,14 +83,31 @@ FOUR: Runs = {
     "deepspeed_zero2, bf16-mixed": {"strategy": "deepspeed_zero2"} | BF16,
     "deepspeed_zero3, bf16-mixed": {"strategy": "deepspeed_zero3"} | CUT | BF16,
 }
-MATRIX: Runs = {
-    "ddp": {"strategy": "ddp"},
-    "fsdp2": {"strategy": "fsdp2"},
-    "tp": {"strategy": "tp"},
-    "pipeline": {"strategy": "pipeline"},
-    "deepspeed_zero1": {"strategy": "deepspeed_zero1"},
-    "deepspeed_zero2": {"strategy": "deepspeed_zero2"},
-    "deepspeed_zero3": {"strategy": "deepspeed_zero3"} | CUT,
+# label -> processes, and the run
+Placed = dict[str, tuple[int, dict[str, Any]]]
+MATRIX: Placed = {
+    "single": (1, {"strategy": "single"}),
+    "ddp": (2, {"strategy": "ddp"}),
+    "fsdp2": (2, {"strategy": "fsdp2"}),
+    "tp": (2, {"strategy": "tp"}),
+    "pipeline": (2, {"strategy": "pipeline"}),
+    "deepspeed_zero1": (2, {"strategy": "deepspeed_zero1"}),
+    "deepspeed_zero2": (2, {"strategy": "deepspeed_zero2"}),
+    "deepspeed_zero3": (2, {"strategy": "deepspeed_zero3"} | CUT),
+    "tp_fsdp2": (4, {"strategy": "tp_fsdp2"}),
+    "ptdp": (4, {"strategy": "ptdp"}),
+}
+MATRIX_SGD: Placed = {
+    "single": (1, {"strategy": "single"} | SGD),
+    "ddp": (2, {"strategy": "ddp"} | SGD),
+    "fsdp2": (2, {"strategy": "fsdp2"} | SGD),
+    "local_sgd": (2, {"strategy": "local_sgd", "changes": AVERAGING} | SGD),
+    "tp_fsdp2": (4, {"strategy": "tp_fsdp2"} | SGD),
+}
+MATRICES = {"matrix": MATRIX, "matrix_sgd": MATRIX_SGD}
+TITLES = {
+    "matrix": "Two steps with one (rows), the next two with another (columns): max abs Δ weight from one process.",
+    "matrix_sgd": "The same with plain SGD, for local SGD with `period=1` and `outer_lr=1`.",
 }
 
 
@@ -139,21 +157,21 @@ def compare(folder: Path, world_size: int, runs: Runs) -> dict[str, Any]:
     return found
 
 
-def matrix(folder: Path) -> dict[str, dict[str, float]]:
+def matrix(folder: Path, cases: Placed) -> dict[str, dict[str, float]]:
     """Largest difference of weights after 2 steps with one strategy and 2 with another."""
     common = {"planned_steps": 4, "steps": 2}
-    alone = {"single": {"strategy": "single"} | common}
-    several = {name: spec | common for name, spec in MATRIX.items()}
-    start(folder / "whole", 1, {"single": {"strategy": "single", "planned_steps": 4, "steps": 4}})
-    start(folder / "first1", 1, alone)
-    start(folder / "first2", 2, several)
-    places = {"single": folder / "first1"} | dict.fromkeys(MATRIX, folder / "first2")
-    saved = {name: str(newest_valid_checkpoint(place / name)) for name, place in places.items()}
-    for world_size, runs in ((1, alone), (2, several)):
+    start(folder / "whole", 1, {"single": cases["single"][1] | common | {"steps": 4}})
+    saved = {}
+    for world_size in (1, 2, 4):
+        runs = {name: spec | common for name, (size, spec) in cases.items() if size == world_size}
+        start(folder / f"first{world_size}", world_size, runs)
+        saved |= {name: str(newest_valid_checkpoint(folder / f"first{world_size}" / name)) for name in runs}
+    for world_size in (1, 2, 4):
         resumed = {
-            f"{origin} to {name}": spec | {"steps": 4, "resume": saved[origin], "seed": 77}
-            for name, spec in runs.items()
+            f"{origin} to {name}": spec | common | {"steps": 4, "resume": saved[origin], "seed": 77}
+            for name, (size, spec) in cases.items()
             for origin in saved
+            if size == world_size
         }
         start(folder / "second", world_size, resumed)
     whole, found = folder / "whole" / "single", {}
@@ -176,16 +194,13 @@ def page(results: dict[str, Any]) -> str:
         for label, values in results.get(world_size, {}).items():
             numbers = " | ".join(cell(values[key]) for key in ("loss", "grad_norm", "weights"))
             lines.append(f"| {label} | {world_size} | {numbers} |")
-    if found := results.get("matrix"):
-        lines += [
-            "",
-            "Two steps with one (rows), the next two with another (columns): max abs Δ weight from one process.",
-            "",
-        ]
-        lines += ["| saved by | " + " | ".join(found) + " |", "| --- " * (len(found) + 1) + "|"]
-        lines += [
-            f"| {origin} | " + " | ".join(cell(each[name]) for name in found) + " |" for origin, each in found.items()
-        ]
+    for part, title in TITLES.items():
+        if found := results.get(part):
+            lines += ["", title, "", "| saved by | " + " | ".join(found) + " |", "| --- " * (len(found) + 1) + "|"]
+            lines += [
+                f"| {origin} | " + " | ".join(cell(each[name]) for name in found) + " |"
+                for origin, each in found.items()
+            ]
     return "\n".join(lines)
 
 
@@ -193,15 +208,15 @@ def main() -> None:
     """Run what is asked for, and write after each part."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--folder", type=Path)
-    parser.add_argument("--only", nargs="*", default=["2", "4", "matrix"])
+    parser.add_argument("--only", nargs="*", default=["2", "4", *MATRICES])
     arguments = parser.parse_args()
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix="parity-"))
     results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     if {"2", "4"} & set(arguments.only):
         start(folder / "1", 1, ALONE)
     for part in arguments.only:
-        if part == "matrix":
-            results[part] = matrix(folder / "matrix")
+        if part in MATRICES:
+            results[part] = matrix(folder / part, MATRICES[part])
         else:
             results[part] = compare(folder, int(part), TWO if part == "2" else FOUR)
         results["versions"] = {"torch": torch.__version__, "python": platform.python_version()}

@@ -79,15 +79,18 @@ def test_auto_cuts_a_model_that_does_not_fit(lmstack: Any) -> None:
         resolved(lmstack, "strategy=auto", "cluster=1xl40s", *large)
 
 
-def test_a_run_that_goes_on_with_as_many_devices_keeps_its_strategy(lmstack: Any) -> None:
+def test_a_run_that_goes_on_with_as_many_devices_keeps_its_strategy_and_says_so(
+    lmstack: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     Path("runs/x").mkdir(parents=True)
     kept = {"strategy": {"class_path": "lmstack.parallel.mesh_strategy.MeshStrategy", "shards": "auto"}, "devices": 2}
     Path("runs/x/config.yaml").write_text(yaml.safe_dump({"trainer": kept}))
-    for devices, wanted in ((2, kept["strategy"]), (4, "ddp")):
+    for devices, wanted, said in ((2, kept["strategy"], "as the run began"), (4, "ddp", "strategy=ddp on 4xcpu: fits")):
         trainer = resolved(
             lmstack, "strategy=auto", f"trainer.devices={devices}", checkpoint=Path("runs/x/checkpoints")
         )
         assert trainer["strategy"] == wanted
+        assert f"strategy=auto: {said}" in capsys.readouterr().err
 
 
 def test_stages_that_need_the_whole_model_everywhere_get_it(lmstack: Any) -> None:

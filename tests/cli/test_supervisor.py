@@ -147,6 +147,22 @@ sys.exit(1)
     assert Path("run/excluded_hosts.txt").read_text() == "node3\n"
 
 
+def test_who_is_suspected_goes_before_who_noticed_and_each_host_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = """
+both = [{"rank": 1, "host": "node1"}, {"rank": 2, "host": "node2"}]
+folder = run / "post_mortem" / "step-00000005-rank-0"
+folder.mkdir(parents=True, exist_ok=True)
+facts = {"time": time.time(), "rank": 0, "host": "node0", "step": 5, "error": "silent data corruption"}
+(folder / "facts.json").write_text(json.dumps(facts | {"suspects": both if life == 1 else both[1:]}))
+sys.exit(1)
+"""
+    assert supervised(tmp_path, monkeypatch, body, max_failures=2, exclude_after=2) == 1
+    assert [(f["rank"], f["host"]) for f in restarts()] == [(None, "node1,node2"), (2, "node2")]
+    assert Path("run/excluded_hosts.txt").read_text() == "node2\n"
+
+
 def test_a_silent_process_leaves_its_stacks_and_is_started_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 from lmstack.callbacks.checkpoint_io import FolderCheckpointIO
 from lmstack.callbacks.checkpointing import Checkpointing
 from lmstack.callbacks.control import Control
+from lmstack.callbacks.corruption_watch import CorruptionWatch
 from lmstack.callbacks.heartbeat import Heartbeat
 from lmstack.callbacks.learning_rate_logger import LearningRateLogger
 from lmstack.callbacks.metrics_csv import MetricsCsv
@@ -21,6 +22,7 @@ from lmstack.callbacks.weight_average import WeightAverage
 __all__ = [
     "Checkpointing",
     "Control",
+    "CorruptionWatch",
     "FolderCheckpointIO",
     "Heartbeat",
     "LearningRateLogger",

@@ -43,6 +43,7 @@ class PostMortem(L.Callback):
         self.keep = keep
         self._batch: Any = None
         self._has_started = False
+        self._written: BaseException | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """From now on a failure is worth a look; what failed before is a matter of settings, and said in a line.
@@ -81,15 +82,26 @@ class PostMortem(L.Callback):
         self._batch = None
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Write what is known.
+        """Write what is known, unless whoever raised it has had it written.
 
         Args:
             trainer: The trainer.
             pl_module: The stage.
             exception: What was raised.
         """
-        if not isinstance(exception, Exception) or not self._has_started:
-            return
+        if isinstance(exception, Exception) and self._has_started and exception is not self._written:
+            self.write(trainer, pl_module, exception, self._batch)
+
+    def write(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: Exception, batch: Any) -> None:
+        """Write what is known.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The stage.
+            exception: What went wrong.
+            batch: What the step was fed; None where it was not in a step.
+        """
+        self._written = exception
         root = Path(trainer.default_root_dir) / FOLDER
         folder = root / f"step-{trainer.global_step:08d}-rank-{trainer.global_rank}"
         try:
@@ -97,8 +109,8 @@ class PostMortem(L.Callback):
             folder.mkdir(parents=True)
             (folder / FACTS).write_text(json.dumps(self._facts(trainer, pl_module, exception), indent=1))
             (folder / TRACEBACK).write_text("".join(traceback.format_exception(exception)))
-            if self._batch is not None:
-                torch.save(plain(self._batch), folder / BATCH)
+            if batch is not None:
+                torch.save(plain(batch), folder / BATCH)
             weights = pl_module.state_dict(keep_vars=True)
             are_parts = any(hasattr(value, "full_tensor") or hasattr(value, "ds_id") for value in weights.values())
             if self.save_weights and not are_parts:
@@ -117,6 +129,7 @@ class PostMortem(L.Callback):
             "rank": trainer.global_rank,
             "world_size": trainer.world_size,
             "host": socket.gethostname(),
+            "suspects": getattr(exception, "suspects", None),
             "pid": os.getpid(),
             "precision": str(trainer.precision),
             "learning_rates": [group["lr"] for opt in trainer.optimizers for group in opt.param_groups],

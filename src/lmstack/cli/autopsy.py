@@ -25,7 +25,7 @@ class Failure:
         what: `failed`, `was killed by SIGKILL`, `hung`.
         exit_status: To end with.
         rank: Which process was first; None when it is not known, or all hang.
-        host: Where it ran.
+        host: Where it ran; several, with commas between, where one of them is to blame.
         step: Optimizer steps taken, as far as is known.
         error: The exception, where there was one.
         last_lines: Of what the run said.
@@ -103,8 +103,10 @@ class Watch:
             return Failure(what, exit_status, beat["rank"], beat["host"], beat["step"], None, last_lines, None)
         if reports:
             first = min(reports, key=lambda report: report["time"])
-            rank, host, step, error = (first[name] for name in ("rank", "host", "step", "error"))
-            return Failure("failed", exit_status, rank, host, step, error, [], first["folder"])
+            suspects = first.get("suspects") or [first]  # who noticed need not be to blame
+            rank = suspects[0]["rank"] if len(suspects) == 1 else None
+            host = ",".join(dict.fromkeys(suspect["host"] for suspect in suspects))
+            return Failure("failed", exit_status, rank, host, first["step"], first["error"], [], first["folder"])
         return Failure(_how_it_ended(status), exit_status, None, here, None, None, last_lines, None)
 
     def end_survivors(self, session: int) -> None:
@@ -170,7 +172,8 @@ def remember(run_folder: Path, failure: Failure, exclude_after: int) -> list[str
     run_folder.mkdir(parents=True, exist_ok=True)
     with (run_folder / RESTARTS).open("a") as file:
         file.write(json.dumps(asdict(failure)) + "\n")
-    hosts = [json.loads(line)["host"] for line in (run_folder / RESTARTS).read_text().splitlines()]
+    lines = (run_folder / RESTARTS).read_text().splitlines()
+    hosts = [host for line in lines for host in json.loads(line)["host"].split(",")]
     path = run_folder / EXCLUDED
     excluded = path.read_text().split() if path.exists() else []
     added = [host for host in dict.fromkeys(hosts) if hosts.count(host) >= exclude_after and host not in excluded]

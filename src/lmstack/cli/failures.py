@@ -89,7 +89,7 @@ def explanation(error: BaseException) -> str | None:
         return f"{error.strerror}{_where(error)}"
     if type(error).__name__ == "MisconfigurationException":  # Lightning's word to the user
         return " ".join(str(error).split())
-    if isinstance(error, ValueError | OSError | ImportError) and _raised_here(error):
+    if isinstance(error, ValueError | OSError | ImportError | RuntimeError) and _raised_here(error):
         return str(error)
     return None
 

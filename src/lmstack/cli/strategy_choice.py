@@ -33,10 +33,8 @@ def resolve_strategy(config: dict[str, Any], checkpoint: Path | None) -> None:
         if config.get("cluster"):
             raise ConfigError(f"cluster={config['cluster']}: it is for strategy=auto, and for `lmstack plan`.")
         return
-    if checkpoint is not None and (kept := _of_earlier_start(config)) is not None:
-        config["trainer"] = trainer | kept
-        return
-    keys, decision = _decide(config)
+    kept = None if checkpoint is None else _of_earlier_start(config)
+    keys, decision = (kept, "as the run began") if kept is not None else _decide(config)
     config["trainer"] = trainer | keys
     if os.environ.get("LOCAL_RANK", "0") == "0":
         print(f"strategy=auto: {decision}", file=sys.stderr)
