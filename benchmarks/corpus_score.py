@@ -28,7 +28,7 @@ def _share(value: float | None) -> str:
 
 
 def heading(summary: dict[str, Any], num_documents: int) -> str:
-    """What went through which stages, and how long that took.
+    """What went through which stages.
 
     Args:
         summary: `summary.json` of the preparation.
@@ -36,9 +36,8 @@ def heading(summary: dict[str, Any], num_documents: int) -> str:
     """
     stages = summary["stages"]
     megabytes = stages[0]["tally"]["taken"]["bytes"] / 1e6
-    seconds = sum(stage["wall_seconds"] for stage in stages)
     names = ", ".join(stage["name"] for stage in stages)
-    return f"{num_documents:,} documents ({megabytes:.0f} MB), in {seconds:.0f} s through {names}.\n"
+    return f"{num_documents:,} documents ({megabytes:.0f} MB), through {names}.\n"
 
 
 def markdown(title: str, scores: list[Score]) -> str:

@@ -16,6 +16,7 @@ _PLACEHOLDER = re.compile(r"\[[A-Z_]{2,8}\]")
 _NOT_FOR_QUALITY = ("exact duplicate", "near duplicate", "contaminated", "only repeated", "language ")
 """Reasons of a drop that say nothing about the worth of a text."""
 
+_AFTER_MASKING = ("exact duplicate", "near duplicate", "contaminated")
 _NO_LANGUAGE = "language und"
 
 
@@ -123,8 +124,13 @@ class Scorer:
                 (f"  layout {layout}", "") if layout else ("html main text", "words of the content; of the text")
             )
             yield Score(name, n["both"], n["want"], n["both"], n["have"], note)
-        clean = sum(not _MARKUP.search(outcome.text) for _, outcome in reached)
-        yield Score("  no markup left", clean, len(reached), note="pages without tags, entities, comments, scripts")
+        clean = sum(not set(_MARKUP.findall(o.text)) - set(_MARKUP.findall(e["text"])) for e, o in reached)
+        yield Score(
+            "  no markup left",
+            clean,
+            len(reached),
+            note="pages without tags, entities, comments, scripts that the content does not have",
+        )
         gone = sum(line not in outcome.text for entry, outcome in reached for line in entry["chrome"])
         planted = sum(len(entry["chrome"]) for entry, _ in reached)
         yield Score("  what is around it", gone, planted, note="banners, footers, signs to share and subscribe: gone")
@@ -140,7 +146,9 @@ class Scorer:
     def _personal_data(self) -> Iterator[Score]:
         masked: Counter[str] = Counter()
         planted: Counter[str] = Counter()
-        reached = self._reached("personal_data")
+        reached = [
+            (e, o) for e, o in self._reached("personal_data") if not o.reason or o.was_dropped_as(*_AFTER_MASKING)
+        ]
         for entry, outcome in reached:
             for each in entry["personal_data"]:
                 planted[each["kind"]] += 1

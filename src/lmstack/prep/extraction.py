@@ -15,7 +15,7 @@ class Extract(StageSettings):
     Attributes:
         kind: `extract`.
         extractor: resiliparse is about ten times as fast; trafilatura leaves less navigation in (figures in
-            docs/explanation/corpus_filters.md).
+            docs/explanation/filters/extract.md).
         min_characters: A page with less content is dropped.
     """
 
