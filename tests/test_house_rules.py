@@ -173,4 +173,6 @@ def test_every_decision_is_in_the_index() -> None:
     index = (ROOT / "docs" / "README.md").read_text()
     for path in (ROOT / "docs").rglob("*.md"):
         name = path.relative_to(ROOT / "docs").as_posix()
+        if path.parent.name == "filters":
+            continue  # these are in the overview of the stages, which the test above reads
         assert name == "README.md" or f"({name})" in index, name
