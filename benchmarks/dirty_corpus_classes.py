@@ -2,11 +2,12 @@
 
 import random
 import re
-import string
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from dirty_corpus_pages import make_page
+from dirty_corpus_personal import DECOYS, INTRODUCTIONS, PERSONAL
 from dirty_corpus_text import PHRASES, English, foreign_sentence, paragraphs
 
 NGRAM = 5
@@ -73,7 +74,7 @@ class Generator:
         Args:
             num_sentences: How long; None is as it comes.
         """
-        return paragraphs(self._sentences(), self.draw, num_sentences or self.draw.randint(5, 16))
+        return paragraphs(self._sentences(), self.draw, num_sentences or self.draw.randint(8, 20))
 
     def exact_duplicate(self, original: Planted) -> Planted:
         """A copy that differs in spaces and perhaps case.
@@ -123,23 +124,25 @@ class Generator:
         language = language or self.draw.choice(sorted(PHRASES))
         sentences = iter(lambda: foreign_sentence(str(language), self.draw), "")
         gap = "" if language == "zh" else " "
-        return Planted(paragraphs(sentences, self.draw, self.draw.randint(8, 20), gap), "foreign", {}, language)
+        text = paragraphs(sentences, self.draw, self.draw.randint(8, 20), gap)
+        return Planted(text, "foreign", {"text": text}, language)
 
     def mojibake(self) -> Planted:
-        """UTF-8 that was read as Windows-1252, and written as UTF-8 again."""
-        clean = self.foreign(self.draw.choice(("de", "fr", "es", "ru")))
-        broken = "".join(_as_windows_1252(byte) for byte in clean.text.encode())
-        return Planted(broken, "mojibake", {"text": clean.text}, clean.language)
+        """UTF-8 that was read as Windows-1252, and written as UTF-8 again; English loses its quotes and dashes."""
+        language = self.draw.choice(("en", *sorted(PHRASES)))
+        text = self._typographic() if language == "en" else self.foreign(language).text
+        broken = "".join(_as_windows_1252(byte) for byte in text.encode())
+        return Planted(broken, "mojibake", {"text": text}, language)
 
     def personal_data(self) -> Planted:
         """Prose with personal data, and with what only looks like it."""
         sentences = [self.english.sentence(self.draw) for _ in range(self.draw.randint(8, 14))]
         found = []
-        for kind in self.draw.sample(sorted(_PERSONAL), k=self.draw.randint(1, 3)):
-            value = _PERSONAL[kind](self.draw)
+        for kind in self.draw.sample(sorted(PERSONAL), k=self.draw.randint(1, 3)):
+            value = PERSONAL[kind](self.draw)
             found.append({"kind": kind, "value": value})
-            sentences.insert(self.draw.randrange(len(sentences)), f"{self.draw.choice(_INTRODUCTIONS)} {value} now.")
-        decoy = self.draw.choice(_DECOYS)(self.draw)
+            sentences.insert(self.draw.randrange(len(sentences)), f"{self.draw.choice(INTRODUCTIONS)} {value} now.")
+        decoy = self.draw.choice(DECOYS)(self.draw)
         sentences.insert(self.draw.randrange(len(sentences)), f"The figure is {decoy} in the table.")
         text = paragraphs(iter(sentences), self.draw, len(sentences))
         for entry in found:
@@ -147,19 +150,24 @@ class Generator:
         return Planted(text, "personal_data", {"personal_data": found, "decoy": decoy})
 
     def spam(self) -> Planted:
-        """A page without worth: repeated, a heap of keywords, signs, or next to nothing."""
-        kind = self.draw.choice(("repeated", "keywords", "signs", "short"))
+        """A page without worth, of a kind that some published rule is made for."""
+        kind = self.draw.choice(("repeated", "keywords", "menu", "signs", "short"))
         if kind == "repeated":
             text = "\n".join([self.english.sentence(self.draw)] * self.draw.randint(20, 60))
         elif kind == "keywords":
             words = self.draw.sample(_KEYWORDS, k=6)
             text = " | ".join(self.draw.choice(words) for _ in range(self.draw.randint(100, 300)))
+        elif kind == "menu":
+            text = "\n".join(self._menu_entry() for _ in range(self.draw.randint(40, 90)))
         elif kind == "signs":
             signs = ("####", "$$$", "***", ">>>", "{}", "...", "===", "@@")
             text = " ".join(self.draw.choice(signs) for _ in range(self.draw.randint(80, 200)))
         else:
             text = " ".join(self.english.words(self.draw, self.draw.randint(2, 6)))
         return Planted(text, "spam", {"spam": kind})
+
+    def _menu_entry(self) -> str:
+        return " ".join(self.english.words(self.draw, self.draw.randint(1, 3))).strip(",").capitalize()
 
     def site(self, num_pages: int) -> Iterator[Planted]:
         """Pages of one site, which share some lines.
@@ -175,15 +183,13 @@ class Generator:
             )
 
     def page(self) -> Planted:
-        """An HTML page around a main text."""
+        """An HTML page around a main text, in one of some layouts."""
         title = self.english.sentence(self.draw)[:-1]
-        main = self.clean(self.draw.randint(6, 14))
-        body = "\n".join(f"<p>{_escaped(paragraph)}</p>" for paragraph in main.split("\n\n"))
-        links = "".join(
-            f'<li><a href="/{n}">{w.title()}</a></li>' for n, w in enumerate(self.english.words(self.draw, 9))
-        )
-        html = _PAGE.format(title=_escaped(title), links=links, body=body, number=self.draw.randrange(10**6))
-        return Planted(html, "html", {"text": f"{title}\n\n{main}"})
+        main = self.clean(self.draw.randint(6, 14)).split("\n\n")
+        entries = [" ".join(self.english.words(self.draw, 6)) for _ in range(self.draw.randint(3, 5))]
+        layout, html, chrome = make_page(self.draw, title, main, entries, links=self.english.words(self.draw, 9))
+        text = "\n\n".join([title, main[0], *entries, *main[1:]])
+        return Planted(html, "html", {"text": text, "layout": layout, "chrome": chrome})
 
     def evaluation_items(self, count: int) -> list[dict[str, str]]:
         """Items of a benchmark: long and short questions in English, some in Chinese.
@@ -217,6 +223,13 @@ class Generator:
         before, after = self.clean(self.draw.randint(3, 8)), self.clean(self.draw.randint(3, 8))
         return Planted(f"{before}\n\nQ: {question}\n\n{after}", "contaminated", {"item": item["id"], "how": how})
 
+    def _typographic(self) -> str:
+        """English with the quotes and dashes of a word processor: what mojibake most often breaks."""
+        text = ""
+        while text.isascii():
+            text = re.sub(r'"([^"]*)"', r"“\1”", self.clean()).replace("'", "’").replace(", ", " — ", 1)
+        return text
+
     def _sentences(self) -> Iterator[str]:
         while True:
             yield self.english.sentence(self.draw)
@@ -229,10 +242,6 @@ def _as_windows_1252(byte: int) -> str:
         return chr(byte)  # five bytes have no character there; readers then take Latin-1
 
 
-def _escaped(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-
-
 def _chinese_question(draw: random.Random) -> str:
     a, b, c, d = (draw.randint(11, 9999) for _ in range(4))
     who, whom = draw.sample(("小明", "小红", "王芳", "李强", "张伟", "陈静"), k=2)
@@ -240,73 +249,5 @@ def _chinese_question(draw: random.Random) -> str:
     return f"{who}有{a}个{what}，送给{whom}{b}个，又买来{c}箱，每箱{d}个，现在一共有多少个{what}？"
 
 
-def _email(draw: random.Random) -> str:
-    names = ("anna.meier", "j_smith42", "li.wei", "marie-claire", "office", "k.ivanov")
-    hosts = ("example.org", "mail.example.com", "uni.example.edu", "firma.example.de")
-    return f"{draw.choice(names)}{draw.randrange(1000)}@{draw.choice(hosts)}"
-
-
-def _ip(draw: random.Random) -> str:
-    return (
-        f"{draw.choice((23, 45, 81, 93, 142, 203))}.{draw.randrange(256)}.{draw.randrange(256)}.{draw.randint(1, 254)}"
-    )
-
-
-def _phone(draw: random.Random) -> str:
-    digits = [draw.randrange(10) for _ in range(8)]
-    return draw.choice(
-        (
-            f"+1 {draw.randint(201, 989)}-{draw.randint(200, 999)}-{draw.randrange(10**4):04d}",
-            f"({draw.randint(201, 989)}) {draw.randint(200, 999)}-{draw.randrange(10**4):04d}",
-            "138" + "".join(map(str, digits)),
-            f"+49 30 {draw.randint(1000000, 9999999)}",
-        )
-    )
-
-
-def _id_cn(draw: random.Random) -> str:
-    """With its check digit, GB 11643-1999."""
-    born = f"{draw.randint(1950, 2005)}{draw.randint(1, 12):02d}{draw.randint(1, 28):02d}"
-    body = f"{draw.choice((110101, 310104, 440305, 510107))}{born}{draw.randrange(1000):03d}"
-    weights = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
-    return body + "10X98765432"[sum(w * int(d) for w, d in zip(weights, body, strict=True)) % 11]
-
-
-def _id_us(draw: random.Random) -> str:
-    area = draw.choice([n for n in (draw.randint(1, 665), draw.randint(667, 899))])
-    return f"{area:03d}-{draw.randint(1, 99):02d}-{draw.randint(1, 9999):04d}"
-
-
-def _key(draw: random.Random) -> str:
-    letters = string.ascii_letters + string.digits
-    token = "".join(draw.choices(letters, k=40))
-    upper = "".join(draw.choices(string.ascii_uppercase + string.digits, k=16))
-    return draw.choice((f"AKIA{upper}", f"ghp_{token[:36]}", f"sk-{token}", f"hf_{token[:34]}"))
-
-
-_PERSONAL: dict[str, Callable[[random.Random], str]] = {
-    "email": _email, "ip": _ip, "phone": _phone, "id_cn": _id_cn, "id_us": _id_us, "key": _key,
-}  # fmt: skip
-_INTRODUCTIONS = ("Reach us under", "The record says", "Please note", "It was sent from", "On file we have")
-_DECOYS: tuple[Callable[[random.Random], str], ...] = (
-    lambda draw: f"{draw.randint(1, 99)},{draw.randrange(1000):03d},{draw.randrange(1000):03d}",
-    lambda draw: f"{draw.randint(1990, 2025)}-{draw.randint(1, 12):02d}-{draw.randint(1, 28):02d}",
-    lambda draw: f"{draw.randint(1, 20)}.{draw.randrange(10)}.{draw.randrange(10)}",
-    lambda draw: f"{draw.random():.12f}",
-    lambda draw: f"@{draw.choice(('decorator', 'property', 'staticmethod'))}",
-)
 _KEYWORDS = ("cheap", "casino", "watches", "pills", "discount", "free", "bonus", "winner", "credit", "loans", "deal",
              "replica", "viral", "hot", "offer", "click", "best", "price")  # fmt: skip
-_PAGE = """<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
-<style>body {{ margin: 0; color: #222; }} nav li {{ display: inline; }}</style>
-<script>window.tracker = {{ id: {number}, send: function (page) {{ return page + 1; }} }};</script></head>
-<body><header><nav><ul>{links}</ul></nav></header>
-<div class="cookie-banner">We use cookies to improve your experience. <button>Accept all</button></div>
-<main><article><h1>{title}</h1>
-{body}
-</article></main>
-<aside class="sidebar"><h3>Related posts</h3><ul>{links}</ul></aside>
-<footer><p>Copyright 2024 Example Media No. {number}. All rights reserved.</p><a href="/terms">Terms</a></footer>
-</body></html>
-"""

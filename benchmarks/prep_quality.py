@@ -10,7 +10,6 @@ the multiset of words (Chinese and Japanese by character), page by page, then av
 import argparse
 import json
 import re
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -42,12 +41,11 @@ def extraction(pages: Path) -> dict[str, dict[str, object]]:
     found: dict[str, dict[str, object]] = {}
     for name in ("resiliparse", "trafilatura"):
         judge = Extract(extractor=name).filter(Context())
-        scores, num_bytes, began = {}, 0, time.perf_counter()
+        scores = {}
         for page in sorted(pages.iterdir()):
             if not page.is_dir():
                 continue
             html = (page / "source.html").read_text(encoding="utf-8", errors="replace")
-            num_bytes += len(html.encode())
             verdict = judge(Document(html, page.name, "pages", {"format": "html"}))
             reference = extract_plain_text((page / "expected.html").read_text(encoding="utf-8", errors="replace"))
             scores[page.name] = f1(verdict.text if isinstance(verdict, Document) else "", reference)
@@ -58,7 +56,6 @@ def extraction(pages: Path) -> dict[str, dict[str, object]]:
             "recall": round(float(figures[:, 1].mean()), 4),
             "f1": round(float(figures[:, 2].mean()), 4),
             "median_f1": round(float(np.median(figures[:, 2])), 4),
-            "mb_per_second": round(num_bytes / 1e6 / (time.perf_counter() - began), 2),
             "worst": {page: score[2] for page, score in sorted(scores.items(), key=lambda item: item[1][2])[:4]},
         }
     return found

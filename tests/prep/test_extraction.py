@@ -24,6 +24,16 @@ def test_the_article_is_taken_out(extractor: Literal["resiliparse", "trafilatura
     assert "<p>" not in verdict.text
 
 
+@pytest.mark.parametrize("around", ["{}", "<main>{}</main>", "<div><div><div>{}</div></div></div>"])
+def test_a_list_in_the_text_stays_however_shallow_the_page(around: str) -> None:
+    items = "".join(f"<li>item number {n} of the list</li>" for n in range(4))
+    body = around.format(f"<h1>T</h1><p>{SENTENCE * 3}</p><ul>{items}</ul><p>{SENTENCE * 3}</p>")
+    page = Document(f"<html><body>{body}</body></html>", "1", "s", {"format": "html"})
+    verdict = Extract().filter(Context())(page)
+    assert isinstance(verdict, Document)
+    assert [f"item number {n} of the list" in verdict.text for n in range(4)] == [True] * 4
+
+
 def test_other_formats_pass() -> None:
     document = Document("if a < b: print('<p>')", "1", "s", {"format": "code"})
     assert Extract().filter(Context())(document) is document

@@ -47,6 +47,9 @@ def test_what_is_personal_is_masked(text: str, expected: str) -> None:
         "in 1998 2003 2004",
         "skip-this-and-that-and-more-of-it",
         "time 12:30:45 to 13:00:00",
+        "images[::2] + images[1::3], x[0::2]",
+        "the address ::ffff:192.0.2.128",
+        "group 230.0.0.4 of all listeners",
     ],
 )
 def test_what_only_looks_like_it_stays(text: str) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmstack.reports.svg import HEIGHT, WIDTH, Series, bars, chart, number_text, ticks
+from lmstack.reports.svg import HEIGHT, WIDTH, Series, bars, chart, histogram, number_text, ticks
 
 NUMBERS = st.floats(-1e6, 1e6)
 
@@ -53,3 +53,14 @@ def test_names_cannot_break_the_markup() -> None:
 )
 def test_numbers_are_short(value: float, text: str) -> None:
     assert number_text(value) == text
+
+
+def test_bars_of_a_histogram_stand_side_by_side_with_heights_in_proportion() -> None:
+    series = [Series("a", [(0.0, 10.0), (1.0, 20.0)]), Series("b", [(1.0, 5.0)])]
+    root = ET.fromstring(histogram("t", ["1k", "2k"], series, x_label="x", y_label="y"))
+    found = [bar.attrib for bar in root.iter("rect") if bar.find("title") is not None]
+    heights = [float(bar["height"]) for bar in found]
+    assert [height / heights[0] for height in heights] == pytest.approx([1, 2, 0.5], rel=0.01)
+    left, middle, right = (float(bar["x"]) for bar in found)
+    assert left < middle < right
+    assert right == pytest.approx(middle + float(found[0]["width"]), abs=0.2)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from lmstack.prep.document import Document, Dropped, Verdict
 from lmstack.prep.stage import Context, Filter, StageSettings
@@ -15,7 +15,7 @@ class Extract(StageSettings):
     Attributes:
         kind: `extract`.
         extractor: resiliparse is about ten times as fast; trafilatura leaves less navigation in (figures in
-            docs/explanation/corpus_filters.md).
+            docs/explanation/filters/extract.md).
         min_characters: A page with less content is dropped.
     """
 
@@ -47,6 +47,8 @@ class Extract(StageSettings):
 
 
 _Extract = Callable[[str], tuple[str, dict[str, str]]]
+_LIST_DEPTH = 3
+"""resiliparse 2.0 takes a list that is less deep within the body for navigation, and leaves it out."""
 
 
 def _resiliparse() -> _Extract:
@@ -55,10 +57,21 @@ def _resiliparse() -> _Extract:
 
     def extract(page: str) -> tuple[str, dict[str, str]]:
         tree = HTMLTree.parse(page)
+        for _ in range(_LIST_DEPTH if tree.body else 0):
+            _nest(tree)
         text = extract_plain_text(tree, main_content=True, alt_texts=False, preserve_formatting=True)
         return text, {"title": tree.title} if tree.title else {}
 
     return extract
+
+
+def _nest(tree: Any) -> None:
+    """Put the content of a page's body into one more element."""
+    content = list(tree.body.child_nodes)
+    inner = tree.create_element("div")
+    for node in content:
+        inner.append_child(node)
+    tree.body.append_child(inner)
 
 
 def _trafilatura() -> _Extract:

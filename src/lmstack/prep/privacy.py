@@ -25,6 +25,9 @@ _EMAIL = re.compile(
 )
 _IPV4 = re.compile(r"(?<![A-Za-z0-9_.-])(?:\d{1,3}\.){3}\d{1,3}(?![A-Za-z0-9_-]|\.\d)")
 _IPV6 = re.compile(r"(?<![A-Za-z0-9_:.])(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{0,4}(?![A-Za-z0-9_:])")
+_IPV6_IN_USE = ipaddress.ip_network("2000::/3")
+"""All public addresses so far, RFC 4291; what else fits the pattern is mostly code, such as the slice values[::2]."""
+
 _ID_CN = re.compile(
     r"(?<![0-9A-Za-z])[1-9]\d{5}(?:18|19|20)\d{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])\d{3}[0-9Xx](?![0-9A-Za-z])"
 )
@@ -102,15 +105,18 @@ def is_chinese_id(text: str) -> bool:
 
 
 def is_public_address(text: str) -> bool:
-    """Whether a text is an IP address of the public internet.
+    """Whether a text is an IP address of one machine on the public internet.
 
     Args:
         text: Such as 8.8.8.8.
     """
     try:
-        return ipaddress.ip_address(text).is_global
+        address = ipaddress.ip_address(text)
     except ValueError:
         return False
+    if address.version == 6 and address not in _IPV6_IN_USE:
+        return False
+    return address.is_global and not address.is_multicast
 
 
 def _replace(text: str, pattern: re.Pattern[str], is_real: Callable[[str], bool], placeholder: str) -> tuple[str, int]:

@@ -5,11 +5,13 @@ from typing import Any
 
 from lmstack.reports.funnel import funnel
 from lmstack.reports.page import figures, page, paragraph, table
-from lmstack.reports.svg import Series, bars, chart
+from lmstack.reports.svg import Series, bars, chart, histogram
 
 _MEGABYTE = 1e6
-_MOST_LANGUAGES = 8
+_MOST_BARS = 8
 _MOST_REASONS = 6
+
+_NOT_DROPPED = ("changed", "kept")
 
 Stages = Sequence[Mapping[str, Any]]
 
@@ -33,7 +35,7 @@ def corpus_report(title: str, summary: Mapping[str, Any]) -> str:
         ("Why documents were dropped", _reasons(stages)),
         ("What else was counted", _counts(stages)),
         ("Sources", _sources(stages, summary["corpus"])),
-        ("Languages and lengths", figures(_languages(stages), _lengths(stages))),
+        ("Shares and lengths", figures(_source_shares(stages), _languages(stages), _lengths(stages))),
         ("Duplicates", _duplicates(stages)),
         ("Evaluation items found", _contamination(stages)),
         *((f"{stage['name']}: examples", _examples(stage["tally"]["examples"])) for stage in stages),
@@ -52,7 +54,11 @@ def _funnels(stages: Stages) -> str:
             dropped = dropped[:_MOST_REASONS] + ([("other reasons", rest)] if rest else [])
             rows.append((stage["name"], tally["kept"][what] / scale, dropped))
         drawn.append(funnel(title, rows))
-    return "".join(f'<div class="wide">{svg}</div>' for svg in drawn)
+    note = paragraph(
+        "Grey went on, every colour is a reason to drop: hover for its name. Beside the bar: the share of what came in "
+        "that was dropped."
+    )
+    return "".join(f'<div class="wide">{svg}</div>' for svg in drawn) + note
 
 
 def _stages(stages: Stages) -> str:
@@ -65,8 +71,14 @@ def _stages(stages: Stages) -> str:
         documents = [taken["documents"], kept["documents"], tally["changed"]["documents"]]
         times = [seconds or None, stage["wall_seconds"] or None]
         rows.append([stage["name"], *documents, megabytes, kept["bytes"] / _MEGABYTE, *times, *speeds])
+    work = sum(stage["tally"]["seconds"] for stage in stages)
+    clock = sum(stage["wall_seconds"] for stage in stages)
+    first, last = stages[0]["tally"]["taken"]["bytes"], stages[-1]["tally"]["kept"]["bytes"]
+    sums = [None, None, None, first / _MEGABYTE, last / _MEGABYTE, work, clock, None, None]
+    rows.append(["all", *sums])
     columns = ["stage", "documents in", "kept", "changed", "MB in", "MB out", "seconds of work", "seconds on the clock"]
     note = paragraph(
+        f"The cost: {work / 3600:.3g} core-hours of work in {clock / 60:.3g} minutes. "
         "Work is the filter's own, all processes together. The clock has in it what a stage does before it filters, "
         "such as comparing all documents, and is empty where a stage was finished by an earlier run."
     )
@@ -112,18 +124,36 @@ def _sources(stages: Stages, corpus: Mapping[str, Any] | None) -> str:
     return table(columns, rows)
 
 
+def _source_shares(stages: Stages) -> str:
+    left = {name: tally["kept"]["bytes"] / _MEGABYTE for name, tally in stages[-1]["by_source"].items()}
+    shown = sorted(left.items(), key=lambda item: -item[1])[:_MOST_BARS]
+    return bars("Sources of what is left", shown, y_label="MB")
+
+
 def _languages(stages: Stages) -> str:
     languages = stages[-1]["tally"]["languages"]
-    shown = [(name, amount["bytes"] / _MEGABYTE) for name, amount in list(languages.items())[:_MOST_LANGUAGES]]
+    shown = [(name, amount["bytes"] / _MEGABYTE) for name, amount in list(languages.items())[:_MOST_BARS]]
     return bars("Languages of what is left", shown, y_label="MB") if set(languages) - {"?"} else ""
 
 
 def _lengths(stages: Stages) -> str:
-    series = []
-    for name, stage in (("collected", stages[0]), ("left", stages[-1])):
-        lengths = {int(bits): count for bits, count in stage["tally"]["lengths"].items()}
-        series.append(Series(name, [(float(bits), float(count)) for bits, count in sorted(lengths.items())]))
-    return chart("Length of documents", series, x_label="characters, as a power of 2", y_label="documents")
+    """By powers of two; a length of b bits is one below 2 ** b."""
+    counts = [
+        (name, {int(bits): count for bits, count in stage["tally"]["lengths"].items()})
+        for name, stage in (("collected", stages[0]), ("left", stages[-1]))
+    ]
+    seen = [bits for _, lengths in counts for bits in lengths]
+    if not seen:
+        return ""
+    lowest, highest = min(seen), max(seen)
+    series = [
+        Series(name, [(float(bits - lowest), float(count)) for bits, count in sorted(lengths.items())])
+        for name, lengths in counts
+    ]
+    bins = [str(2**bits) if bits < 10 else f"{2 ** (bits - 10)}k" for bits in range(lowest, highest + 1)]
+    return histogram(
+        "Length of documents", bins, series, x_label="characters, fewer than (k = 1,024)", y_label="documents"
+    )
 
 
 def _duplicates(stages: Stages) -> str:
@@ -137,7 +167,10 @@ def _duplicates(stages: Stages) -> str:
         if found["clusters"]:
             sizes = [(size, number) for size, number in found["sizes"].items()][:20]
             parts.append(table(["documents in a cluster", "clusters"], [[str(size), n] for size, n in sizes]))
-            parts.append(table(["largest clusters", "documents"], found["largest"]))
+            largest = [row for row in found["largest"] if row[1] > 2]
+            parts.append(table(["a member of the largest clusters", "documents"], largest) if largest else "")
+            file = f"stages/{stage['name']}/decisions/clusters.jsonl"
+            parts.append(paragraph(f"All members: {file}. To read one: lmstack data look path=… id=…"))
         if curve := stage.get("s_curve"):
             points = [(float(s), prob) for s, prob in curve.items() if s[0].isdigit()]
             series = [Series("candidates", points)]
@@ -161,8 +194,8 @@ def _examples(examples: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     if not examples:
         return ""
     rows = []
-    for what, some in examples.items():
-        for example in some:
+    for what in sorted(examples, key=lambda what: (what in _NOT_DROPPED, what)):
+        for example in examples[what]:
             text = f"{example['before']}\n→\n{example['text']}" if "before" in example else example["text"]
             rows.append([what, example["source"], example["id"], example.get("detail", ""), text])
     content = table(["verdict", "source", "id", "detail", "text"], rows)

@@ -11,7 +11,7 @@ _NARROWEST_LABEL = 46
 
 
 def funnel(title: str, rows: Sequence[tuple[str, float, Sequence[tuple[str, float]]]]) -> str:
-    """One bar a stage: grey went on, each colour is a reason to drop; hover for its name.
+    """One bar a stage: grey went on, each colour is a reason to drop; after it, the share that was dropped.
 
     Args:
         title: Above the bars.
@@ -30,6 +30,8 @@ def funnel(title: str, rows: Sequence[tuple[str, float, Sequence[tuple[str, floa
             color = COLORS[place % len(COLORS)]
             parts.append(_segment(x, y, amount * scale, color, f"{reason}: {number_text(amount)} dropped", reason))
             x += amount * scale
+        if gone := sum(amount for _, amount in dropped):
+            parts.append(f'<text x="{x + 6:.1f}" y="{y + 14}">− {_percent(gone / (kept + gone))}</text>')
     return (
         f'<svg viewBox="0 0 {_WIDTH} {height}" style="max-width:none;width:100%" role="img" '
         f'aria-label="{escape(title)}">{"".join(parts)}</svg>'
@@ -43,3 +45,7 @@ def _segment(x: float, y: float, width: float, color: str, hint: str, label: str
     if width >= max(_NARROWEST_LABEL, 5.5 * len(label)):
         text = f'<text x="{x + width / 2:.1f}" y="{y + 14}" class="mid small">{escape(label)}</text>'
     return f"<g><title>{escape(hint)}</title>{rectangle}{text}</g>"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %" if share >= 0.0005 else "&lt; 0.1 %"

@@ -85,5 +85,5 @@ def _cell(value: str | float | int | None) -> str:
     if isinstance(value, str):
         kind = ' class="text"' if len(value) > _LONGEST_WORD else ""
         return f"<td{kind}>{escape(value)}</td>"
-    text = f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
+    text = f"{value:,}" if isinstance(value, int) else f"{value:,.{1 if abs(value) >= 100 else 3}f}"
     return f'<td class="num">{text}</td>'

@@ -92,6 +92,36 @@ def bars(title: str, heights: Sequence[tuple[str, float]], *, y_label: str, line
     return _frame(title, "".join(parts))
 
 
+def histogram(title: str, bins: Sequence[str], series: Sequence[Series], *, x_label: str, y_label: str) -> str:
+    """Groups of bars side by side; hover for a bar's value.
+
+    Args:
+        title: Above the chart.
+        bins: Names of the groups, from left to right.
+        series: Points whose x is the number of a group.
+        x_label: Under the chart.
+        y_label: At its left.
+    """
+    highest = max((y for one in series for _, y in one.points), default=0.0)
+    y_ticks = ticks(0.0, highest or 1.0)
+    to_y = _scale(0.0, y_ticks[-1], HEIGHT - _BOTTOM, _TOP)
+    step = (WIDTH - _LEFT - _RIGHT) / max(len(bins), 1)
+    width = 0.84 * step / max(len(series), 1)
+    parts = [_axes([], y_ticks, lambda x: x, to_y, x_label, y_label)]
+    for number, name in enumerate(bins):
+        x = _LEFT + step * (number + 0.5)
+        parts.append(f'<text x="{x:.1f}" y="{HEIGHT - _BOTTOM + 16}" class="mid small">{escape(name)}</text>')
+    for place, one in enumerate(series):
+        for group, value in one.points:
+            x, top = _LEFT + step * (group + 0.08) + width * place, to_y(value)
+            hint = escape(f"{one.name}, {bins[int(group)]}: {number_text(value)}")
+            parts.append(
+                f'<rect x="{x:.1f}" y="{top:.1f}" width="{width:.1f}" height="{HEIGHT - _BOTTOM - top:.1f}" '
+                f'fill="{COLORS[place % len(COLORS)]}"><title>{hint}</title></rect>'
+            )
+    return _frame(title, "".join(parts) + _legend([one.name for one in series]))
+
+
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
     """Round numbers that cover a range.
 

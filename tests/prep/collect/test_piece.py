@@ -173,8 +173,10 @@ def test_text_is_cut_at_separators_and_code_has_a_language(tmp_path: Path) -> No
     assert kept[0].metadata["format"] == "code"
 
 
-def warc_record(url: str, body: bytes, kind: str = "text/html; charset=utf-8", status: str = "200 OK") -> bytes:
-    http = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+def warc_record(
+    url: str, body: bytes, kind: str = "text/html; charset=utf-8", status: str = "200 OK", more: str = ""
+) -> bytes:
+    http = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\n{more}Content-Length: {len(body)}\r\n\r\n".encode() + body
     head = (
         f"WARC/1.0\r\nWARC-Type: response\r\nWARC-Target-URI: {url}\r\nWARC-Date: 2024-01-01T00:00:00Z\r\n"
         f"WARC-Record-ID: <urn:uuid:{url}>\r\nContent-Type: application/http; msgtype=response\r\n"
@@ -204,6 +206,38 @@ def test_pages_of_a_crawl_are_read_and_damage_is_passed_over(tmp_path: Path) -> 
     plain, _, _ = read(tmp_path / "b.warc")
     assert texts(plain) == ["<p>Grüße</p>", "<p>two</p>"]
     assert len({document.id for document in plain}) == 2
+
+
+def test_chunks_and_compression_of_a_response_are_undone(tmp_path: Path) -> None:
+    packed = gzip.compress(b"<p>packed</p>")
+    chunked = {"more": "Transfer-Encoding: chunked\r\n"}
+    zipped = {"more": "Content-Encoding: gzip\r\n"}
+    records = [
+        warc_record("http://a/1", b"7\r\n<p>in p\r\n9\r\nieces</p>\r\n0\r\n\r\n", **chunked),
+        warc_record("http://a/2", packed, **zipped),
+        warc_record("http://a/3", b"<p>whole in spite of its head</p>", **chunked),
+        warc_record("http://a/4", b"<p>plain in spite of its head</p>", **zipped),
+        warc_record("http://a/5", b"\x0b\x02\x80", more="Content-Encoding: br\r\n"),
+        warc_record("http://a/6", b"<p>last</p>"),
+    ]
+    (tmp_path / "a.warc.gz").write_bytes(b"".join(gzip.compress(record) for record in records))
+    kept, dropped, _ = read(tmp_path / "a.warc.gz")
+    assert texts(kept) == [
+        "<p>in pieces</p>",
+        "<p>packed</p>",
+        "<p>whole in spite of its head</p>",
+        "<p>plain in spite of its head</p>",
+        "<p>last</p>",
+    ]
+    assert [drop.detail for drop in dropped] == ["content encoding br at http://a/5"]
+
+
+def test_the_log_of_a_crawler_is_no_page(tmp_path: Path) -> None:
+    log = warc_record("metadata://gnu.org/software/wget/warc/wget.log", b"fetched", kind="text/plain")
+    (tmp_path / "a.warc").write_bytes(log + warc_record("https://a/1", b"<p>one</p>"))
+    kept, dropped, _ = read(tmp_path / "a.warc")
+    assert texts(kept) == ["<p>one</p>"]
+    assert [drop.detail for drop in dropped] == ["not from the web at metadata://gnu.org/software/wget/warc/wget.log"]
 
 
 def test_files_that_cannot_be_read_are_reported(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from lmstack.prep.collect.members import MemberEnd, read_members
 from lmstack.prep.collect.opening import opened
 from lmstack.prep.collect.pages import page_text
+from lmstack.prep.collect.payload import can_unpack, unpacked
 from lmstack.prep.collect.reading import Reading
 from lmstack.prep.collect.source import open_binary
 from lmstack.prep.document import Dropped, Verdict
@@ -20,7 +21,7 @@ _PAGE_TYPES = ("text/html", "application/xhtml+xml", "text/plain")
 
 
 def read_warc(reading: Reading) -> Iterator[Verdict]:
-    """Responses of type HTML or plain text, with their address and date.
+    """Responses of type HTML or plain text from the web, with their address and date.
 
     Args:
         reading: Of the piece.
@@ -109,10 +110,8 @@ def _page(reading: Reading, record: Any, position: int) -> Verdict:
     url = (record.headers.get("WARC-Target-URI") or "").strip("<>")
     if not (record.headers.get("Content-Length") or "").strip().isdecimal():
         return reading.dropped(_CORRUPT, f"at byte {position:,}: it says no length", position)
-    if kind not in _PAGE_TYPES:
-        return reading.dropped("not a page", f"{kind} at {url}", position)
-    if record.is_http and record.http_headers is not None and record.http_headers.status_code not in (200, None):
-        return reading.dropped("not a page", f"HTTP status {record.http_headers.status_code} at {url}", position)
+    if why := _why_no_page(record, kind, url):
+        return reading.dropped("not a page", f"{why} at {url}", position)
     limit = reading.source.max_document_bytes
     content = record.reader.read(limit + 1)
     if len(content) > limit:
@@ -120,7 +119,30 @@ def _page(reading: Reading, record: Any, position: int) -> Verdict:
     if len(content) < record.content_length:
         missing = f"{len(content):,} of {record.content_length:,} bytes are there"
         return reading.dropped(_CORRUPT, f"at byte {position:,}: {missing}", position)
+    content = unpacked(content, *_encodings(record), limit=limit + 1)
+    if len(content) > limit:
+        return reading.too_long(content, "a page", position)
     is_plain = kind == "text/plain"
     text = reading.decoded(content) if is_plain else page_text(reading, content, record.http_charset)
     date = record.headers.get("WARC-Date", "")
     return reading.document(text, position, format="text" if is_plain else "html", url=url, date=date)
+
+
+def _why_no_page(record: Any, kind: str, url: str) -> str:
+    """What makes a record another thing than a page that can be read; empty if nothing does."""
+    if not url.startswith(("http://", "https://")):
+        return "not from the web"  # such as the crawler's own log
+    if kind not in _PAGE_TYPES:
+        return kind
+    status = record.http_headers.status_code if record.is_http and record.http_headers is not None else None
+    if status not in (200, None):
+        return f"HTTP status {status}"
+    _, encoding = _encodings(record)
+    return "" if can_unpack(encoding) else f"content encoding {encoding}"
+
+
+def _encodings(record: Any) -> tuple[str, str]:
+    """Transfer-Encoding and Content-Encoding of a response; empty where it has none."""
+    if record.http_headers is None:
+        return "", ""
+    return record.http_headers.get("Transfer-Encoding") or "", record.http_headers.get("Content-Encoding") or ""

@@ -6,13 +6,12 @@ from typing import Literal
 
 from lmstack.prep.document import Document
 from lmstack.prep.quality.repetition import duplicate_shares
-from lmstack.prep.quality.rules import Measure, judge
+from lmstack.prep.quality.rules import Measure, RuleStage
 from lmstack.prep.quality.units import TERMINAL, Unit, count_units, lines_of, share
-from lmstack.prep.stage import Context, Filter, StageSettings
 
 
 @dataclass(frozen=True, kw_only=True)
-class FineWeb(StageSettings):
+class FineWeb(RuleStage):
     """Drops lists, menus and pages of repeated lines.
 
     Attributes:
@@ -21,9 +20,9 @@ class FineWeb(StageSettings):
         min_punctuated_lines: Smallest share of lines that end in punctuation.
         max_short_lines: Largest share of short lines.
         short_line: Most characters of a short line.
-        max_duplicate_line_characters: Largest share of characters in lines that occurred before; the paper's 0.01 in
-            datatrove's preset, 0.1 in its text: the preset's is the default.
-        max_line_breaks: Most line breaks per word; FineWeb's preset, not in the paper.
+        max_duplicate_line_characters: Largest share of characters in lines that occurred before. The paper says 0.1;
+            the filter that FineWeb was made with (datatrove's, version 0.10) has 0.01, which is the default here.
+        max_line_breaks: Most line breaks per word; from the same filter, not in the paper.
     """
 
     kind: Literal["fineweb"] = "fineweb"
@@ -33,14 +32,6 @@ class FineWeb(StageSettings):
     short_line: int = 30
     max_duplicate_line_characters: float = 0.01
     max_line_breaks: float = 0.3
-
-    def filter(self, context: Context) -> Filter:
-        """The function that judges.
-
-        Args:
-            context: Of the partition.
-        """
-        return lambda document: judge(document, self.measures(document))
 
     def measures(self, document: Document) -> Iterator[Measure]:
         """Every figure of a document.

@@ -1,4 +1,8 @@
-"""The repetition rules of Gopher, Rae et al. 2021, arXiv:2112.11446, appendix A.1.1, table A1."""
+"""The repetition rules of Gopher, Rae et al. 2021, arXiv:2112.11446, appendix A.1.1 "Repetition Removal", table A1.
+
+As in datatrove, what repeats is what occurred before: the first of two equal lines or n-grams does not count. Shares of
+n-grams are of the characters of words, without the spaces between them.
+"""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -9,9 +13,8 @@ from typing import Literal
 import numpy as np
 
 from lmstack.prep.document import Document
-from lmstack.prep.quality.rules import Measure, judge
+from lmstack.prep.quality.rules import Measure, RuleStage
 from lmstack.prep.quality.units import Unit, share, units
-from lmstack.prep.stage import Context, Filter, StageSettings
 
 TOP = {2: 0.20, 3: 0.18, 4: 0.16}
 DUPLICATE = {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10}
@@ -19,7 +22,7 @@ _MIX = np.uint64(0x9E3779B97F4A7C15)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Repetition(StageSettings):
+class Repetition(RuleStage):
     """Drops texts that say the same thing over and over.
 
     Attributes:
@@ -46,14 +49,6 @@ class Repetition(StageSettings):
     def __post_init__(self) -> None:
         if min((*self.top, *self.duplicate, 2)) < 2:
             raise ValueError(f"repetition: n-grams of top={self.top}, duplicate={self.duplicate} begin at 2.")
-
-    def filter(self, context: Context) -> Filter:
-        """The function that judges.
-
-        Args:
-            context: Of the partition.
-        """
-        return lambda document: judge(document, self.measures(document))
 
     def measures(self, document: Document) -> Iterator[Measure]:
         """Every figure of a document.

@@ -1,9 +1,11 @@
 """A rule measures a text and drops it beyond a threshold; a filter is a sequence of rules."""
 
+from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from lmstack.prep.document import Document, Dropped, Verdict
+from lmstack.prep.stage import Context, Filter, StageSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,27 @@ class Measure:
     def __str__(self) -> str:
         limit = f"less than {self.low:g}" if self.value < self.low else f"more than {self.high:g}"
         return f"{self.value:.4g}, {limit}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuleStage(StageSettings):
+    """A stage that is nothing but rules. Its fields are the thresholds."""
+
+    @abstractmethod
+    def measures(self, document: Document) -> Iterator[Measure]:
+        """Every figure of a document, the cheap ones first.
+
+        Args:
+            document: Which.
+        """
+
+    def filter(self, context: Context) -> Filter:
+        """The function that judges.
+
+        Args:
+            context: Of the partition.
+        """
+        return lambda document: judge(document, self.measures(document))
 
 
 def judge(document: Document, measures: Iterator[Measure]) -> Verdict:
