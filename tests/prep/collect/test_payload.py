@@ -22,6 +22,11 @@ def test_a_chunk_that_is_cut_off_gives_what_there_is() -> None:
     assert joined_chunks(b"<p>no chunk</p>") == b"<p>no chunk</p>"
 
 
+@pytest.mark.parametrize("size", [b"-6", b"-fff", b"+1", b"0x1", b"1_0", b"", b"g"])
+def test_what_is_no_size_ends_the_chunks(size: bytes) -> None:
+    assert joined_chunks(b"2\r\nab\r\n" + size + b"\r\ncd") == b"ab" + size + b"\r\ncd"
+
+
 @pytest.mark.parametrize("pack", [gzip.compress, zlib.compress])
 def test_packed_bodies_are_unpacked_up_to_the_limit(pack: Callable[[bytes], bytes]) -> None:
     assert unpacked(pack(b"a" * 1000), "", "gzip", limit=10_000) == b"a" * 1000

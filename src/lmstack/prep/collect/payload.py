@@ -1,8 +1,10 @@
 """The body of a response of the web as it was before the server cut it into chunks and packed it."""
 
+import re
 import zlib
 
 _PACKED = ("gzip", "x-gzip", "deflate")
+_SIZE = re.compile(rb"[0-9a-fA-F]{1,16}")
 _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
 
 
@@ -44,10 +46,10 @@ def joined_chunks(content: bytes) -> bytes:
     place = 0
     while place < len(content):
         head, _, _ = content[place : place + 1024].partition(b"\r\n")
-        try:
-            size = int(head.partition(b";")[0], 16)
-        except ValueError:
+        size_text = head.partition(b";")[0].strip()
+        if not _SIZE.fullmatch(size_text):
             return b"".join([*parts, content[place:]])
+        size = int(size_text, 16)
         start = place + len(head) + 2
         if size == 0:
             break
