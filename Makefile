@@ -65,7 +65,7 @@ chaos: install
 	OMP_NUM_THREADS=1 $(BIN)/python tests/recipes/chaos.py --kills 200 $(if $(SEED),--seed $(SEED))
 
 chaos-corpus: install
-	OMP_NUM_THREADS=1 $(BIN)/python tests/recipes/chaos_corpus.py --kills 120 $(if $(SEED),--seed $(SEED))
+	OMP_NUM_THREADS=1 $(BIN)/python tests/recipes/chaos_corpus.py --kills 100 $(if $(SEED),--seed $(SEED))
 
 parity: install
 	$(BIN)/python benchmarks/strategy_parity.py

@@ -2,11 +2,11 @@
 
     python tests/recipes/chaos_corpus.py --kills 120 --seed 7
 
-Each life is `lmstack data prepare` in a process group forked from a process that has imported everything. It says which
-step it begins; from then on it is killed at a random moment of the time that the step took undisturbed: kill -9 of the
-whole group or of the parent alone, SIGTERM, Ctrl-C; with one process or with two. The next life goes on with what is
-there. In the end every file has to equal that of a preparation that nobody touched (`corpus_runs.outcome` says what may
-differ), and no step may have gone unharmed.
+Each life is `lmstack data prepare` in a process group forked from a process that has imported everything. It says
+which step it begins, and ends at a random moment of the time that the step took undisturbed: by a timer of its own, by
+kill -9 of the whole group or of the parent alone, by SIGTERM or Ctrl-C; with one process or with two. The next life
+goes on with what is there. In the end every file has to equal that of a preparation that nobody touched
+(`corpus_runs.outcome` says what may differ), and no step may have gone unharmed.
 """
 
 import argparse
@@ -28,13 +28,17 @@ from chaos import PATIENCE, Life, fork  # which knows where the other files of t
 
 COMMAND = ["data", "prepare", "--config", "conf/corpus.yaml"]
 STEPS = Path("steps.log")
-WAYS = ("kill -9", "kill -9", "kill -9", "kill -9 of the parent", "sigterm", "ctrl-c")
-STATUSES = {
+TIMER = "its own timer"
+WAYS = {
+    TIMER: -signal.SIGALRM,  # which nobody handles: the kernel ends the process at once, to the microsecond
     "kill -9": -signal.SIGKILL,
     "kill -9 of the parent": -signal.SIGKILL,
     "sigterm": -signal.SIGTERM,
     "ctrl-c": 130,
 }
+"""With the exit status of each."""
+TIMERS: dict[str, float] = {}
+"""Seconds after which the process ends, by the step that it has begun."""
 TWO_WORKERS_PROB = 0.1
 START_OF_WORKERS = 3.0
 """Seconds in which two processes are started and do a little of the step."""
@@ -47,10 +51,11 @@ class Chaos:
         randomness: Draws the moments and the ways.
         kills: How often.
         all_steps: Go on until every step was hit.
+        command: What is killed.
     """
 
-    def __init__(self, randomness: random.Random, kills: int, all_steps: bool) -> None:
-        self.random, self.kills, self.all_steps = randomness, kills, all_steps
+    def __init__(self, randomness: random.Random, kills: int, all_steps: bool, command: list[str]) -> None:
+        self.random, self.kills, self.all_steps, self.command = randomness, kills, all_steps, command
         self.hits: Counter[str] = Counter()
         self.ways: Counter[str] = Counter()
         self.lives = self.corpora = 0
@@ -86,29 +91,42 @@ class Chaos:
         targets = list(self.durations)
         if not self.all_steps:
             targets = sorted(self.random.sample(targets, min(left, len(targets))), key=targets.index)
+        elif left <= 0:
+            targets = [step for step in targets if step not in self.hits]
         for target in targets:
-            two = self.random.random() < TWO_WORKERS_PROB
-            life = self._born(num_workers=2 if two else 1)
-            life.wait(PATIENCE, until=partial(_is_at, target))
-            life.wait(self.random.uniform(0, self.durations[target] + START_OF_WORKERS * two))
-            self._kill(life, self.random.choice(WAYS))
-            if life.status == 0:
+            if self._one_life(target).status == 0:
                 return
         life = self._born(num_workers=1)
         life.wait(PATIENCE)
         assert life.status == 0, life.log.read_text()
 
+    def _one_life(self, target: str) -> Life:
+        """A life that is ended in a step, or a little behind it."""
+        num_workers = 2 if self.random.random() < TWO_WORKERS_PROB else 1
+        is_urgent = self.corpora > 0 and target not in self.hits
+        way = TIMER if is_urgent else self.random.choice([*WAYS, TIMER, TIMER])
+        delay = self.random.uniform(0, self.durations[target] + START_OF_WORKERS * (num_workers - 1))
+        if way == TIMER:
+            TIMERS[target] = delay
+        life = self._born(num_workers)
+        if way != TIMER:
+            life.wait(PATIENCE, until=partial(_is_at, target))
+            life.wait(delay)
+        self._kill(life, way)
+        TIMERS.clear()
+        return life
+
     def _born(self, num_workers: int) -> Life:
         STEPS.unlink(missing_ok=True)
         self.lives += 1
-        return fork([*COMMAND, f"executor.num_workers={num_workers}"], Path(f"life.{self.lives}.log"))
+        return fork([*self.command, f"executor.num_workers={num_workers}"], Path(f"life.{self.lives}.log"))
 
     def _kill(self, life: Life, way: str) -> None:
-        if not life.is_over():
+        if way != TIMER and not life.is_over():
             number = {"sigterm": signal.SIGTERM, "ctrl-c": signal.SIGINT}.get(way, signal.SIGKILL)
             os.kill(life.pid, number) if way.endswith("parent") else os.killpg(life.pid, number)
         life.wait(PATIENCE)
-        assert life.status in (0, STATUSES[way]), f"{way}, exit status {life.status}:\n{life.log.read_text()}"
+        assert life.status in (0, WAYS[way]), f"{way}, exit status {life.status}:\n{life.log.read_text()}"
         if life.status != 0:
             self.hits[_step()] += 1
             self.ways[way] += 1
@@ -153,14 +171,17 @@ def _announce(module: Any, name: str, title: Callable[..., str]) -> None:
     function = getattr(module, name)
 
     def announced(*arguments: Any, **options: Any) -> Any:
+        step = title(*arguments)
         with open(STEPS, "a") as stream:
-            stream.write(f"{time.monotonic()} {title(*arguments)}\n")
+            stream.write(f"{time.monotonic()} {step}\n")
+        if delay := TIMERS.get(step):
+            signal.setitimer(signal.ITIMER_REAL, delay)
         return function(*arguments, **options)
 
     setattr(module, name, announced)
 
 
-def import_everything() -> None:
+def import_everything(with_models: bool) -> None:
     """What every life would load again."""
     import torch
 
@@ -176,6 +197,8 @@ def import_everything() -> None:
         "models.likelihood",
     ):
         importlib.import_module(f"lmstack.{module}")
+    if with_models:
+        importlib.import_module("torch._dynamo")  # which torch asks for as a model's weights are made
     for module in ("resiliparse.extract.html2text", "ftfy", "orjson", "zstandard", "jsonargparse", "hydra"):
         importlib.import_module(module)
     identify("loads its model", candidates=("en", "fr", "de"))
@@ -188,6 +211,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=120)
     parser.add_argument("--seed", type=int, default=None, help="of the random moments; another one each time")
     parser.add_argument("--some-steps", action="store_true", help="do not go on until every step was hit")
+    parser.add_argument("--leave-out", nargs="*", default=[], help="stages, such as perplexity, which loads a model")
     arguments = parser.parse_args()
     seed = arguments.seed if arguments.seed is not None else random.SystemRandom().randrange(10**6)
     folder, began = Path(tempfile.mkdtemp(prefix="lmstack-chaos-corpus-")), time.monotonic()
@@ -199,11 +223,12 @@ def main() -> int:
     import corpus_runs
 
     corpus_runs.make_project()
-    import_everything()
-    chaos = Chaos(random.Random(seed), arguments.kills, not arguments.some_steps)
+    import_everything(with_models="perplexity" not in arguments.leave_out)
+    command = [*COMMAND, *(f"stages.{name}=null" for name in arguments.leave_out)]
+    chaos = Chaos(random.Random(seed), arguments.kills, not arguments.some_steps, command)
     chaos.torment()
     for step in chaos.durations:
-        print(f"  {step:28} {chaos.hits[step]} kills")
+        print(f"  {step:28} {chaos.hits[step]:3} kills, {chaos.durations[step]:.2f} s undisturbed")
     seconds = time.monotonic() - began
     print(
         f"chaos: {chaos.hits.total()} kills in {len(chaos.hits)} of {len(chaos.durations)} steps, {dict(chaos.ways)}; "
