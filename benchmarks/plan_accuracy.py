@@ -119,7 +119,7 @@ def measured(name: str, folder: Path) -> int:
     environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT")}
     command = [sys.executable, "-W", "ignore", __file__, "--train", name, "--out", str(folder)]
     done = subprocess.run(
-        command, env=environment | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=900, check=False
+        command, env=environment | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=7200, check=False
     )
     if done.returncode:
         raise RuntimeError(f"{name}: {done.stderr[-3000:]}")

@@ -54,8 +54,7 @@ class GuardedData(L.LightningDataModule):
 
     def train_dataloader(self) -> StepLoader:
         assert self.trainer is not None
-        rank = Rank(self.trainer.global_rank, self.trainer.world_size)
-        return StepLoader(Rows(rank, self.spoilt, self.missing), {"data": "tiny"})
+        return StepLoader(Rows(Rank.of(self.trainer), self.spoilt, self.missing), {"data": "tiny"})
 
     def val_dataloader(self) -> Any:
         return StepData([], [batch_of([[1] * 9])]).val_dataloader()
@@ -104,6 +103,7 @@ def run(
     kill_after: int | None = None,
     resume: Path | None = None,
     every_n_steps: int = 5,
+    dropout: float = 0.1,
     **options: Any,
 ) -> dict[str, Any]:
     """The state of a run at its end."""
@@ -112,7 +112,7 @@ def run(
     callbacks[1:1] = [*first, *([guard] if guard else [])]
     callbacks += [*extra, *([KillAt(kill_after)] if kill_after is not None else [])]
     chosen = {} if optimizer is None else {"optimizer": optimizer}
-    stage = tiny_stage(seed=0 if resume is None else 99, config=tiny_config(dropout=0.1), **chosen)
+    stage = tiny_stage(seed=0 if resume is None else 99, config=tiny_config(dropout=dropout), **chosen)
     defaults = {"max_steps": steps, "max_epochs": -1, "logger": MetricsCsv(str(folder)), "limit_val_batches": 0}
     trainer = tiny_trainer(folder, callbacks, **(defaults | options))
     try:

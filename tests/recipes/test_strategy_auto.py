@@ -16,19 +16,15 @@ TESTS = Path(__file__).parents[1]
 
 def fit(project: Path, *overrides: str) -> str:
     left_out = ("max_steps", "callbacks.order")
-    words = [
-        word
-        for word in chaos_runs.command("pretrain_in_background", "runs/auto")
-        if not any(x in word for x in left_out)
-    ]
+    words = [word for word in chaos_runs.command("pretrain", "runs/auto") if not any(x in word for x in left_out)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path])}
     done = subprocess.run(
-        [sys.executable, "-m", "lmstack", *words, "callbacks.checkpointing.asynchronous=false", *overrides],
+        [sys.executable, "-m", "lmstack", *words, *overrides],
         cwd=project,
         env=environment,
         capture_output=True,
         text=True,
-        timeout=1200,
+        timeout=7200,
     )
     assert done.returncode == 0, done.stderr[-4000:]
     return done.stderr
