@@ -50,7 +50,7 @@ class Tally:
         languages: What went on, by language.
         lengths: Documents that went on, by the number of bits of their length in characters.
         examples: By `kept`, `changed` and every reason, those with the smallest hash of seed and id.
-        seconds: Time of work, all processes together.
+        seconds: Processor time of the filter, all processes together; other work on the machine does not count.
     """
 
     taken: Amount = field(default_factory=Amount)

@@ -166,7 +166,7 @@ def _documents(task: Task) -> Iterator[Document]:
 
 
 def _write(task: Task, verdicts: Iterator[tuple[Document, Verdict]], counts: Counter[str]) -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     folder = task.plan.folder(task.step.stage)
     tally = Tally()
     with ExitStack() as files:
@@ -181,6 +181,6 @@ def _write(task: Task, verdicts: Iterator[tuple[Document, Verdict]], counts: Cou
             else:
                 keep.keep(verdict)
     tally.counts = counts
-    tally.seconds = time.perf_counter() - began
+    tally.seconds = time.process_time() - began
     with whole_file(task.result) as temporary:
         temporary.write_text(json.dumps(tally.to_json(), ensure_ascii=False), encoding="utf-8")

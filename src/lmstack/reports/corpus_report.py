@@ -79,8 +79,8 @@ def _stages(stages: Stages) -> str:
     columns = ["stage", "documents in", "kept", "changed", "MB in", "MB out", "seconds of work", "seconds on the clock"]
     note = paragraph(
         f"The cost: {work / 3600:.3g} core-hours of work in {clock / 60:.3g} minutes. "
-        "Work is the filter's own, all processes together. The clock has in it what a stage does before it filters, "
-        "such as comparing all documents, and is empty where a stage was finished by an earlier run."
+        "Work is processor time of the filter, all processes together. The clock has in it what a stage does before it "
+        "filters, such as comparing all documents, and is empty where a stage was finished by an earlier run."
     )
     return table([*columns, "MB/s per process", "documents/s per process"], rows) + note
 
