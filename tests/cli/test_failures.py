@@ -3,8 +3,10 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 import lmstack
+from lmstack.callbacks.checkpoint_io import TRAINING_STATE, _write_rest
 from lmstack.cli.failures import ConfigError, explanation, reported
 from lmstack.models.config import NormConfig
 
@@ -37,6 +39,15 @@ def test_our_own_errors_are_one_line_and_others_keep_their_traceback() -> None:
 )
 def test_what_a_person_can_act_on_is_said_in_a_line(error: Exception, message: str) -> None:
     assert (explanation(error) or "").startswith(message)
+
+
+def test_a_disk_that_fills_up_under_torch_is_told_as_such(tmp_path: Path) -> None:
+    (tmp_path / TRAINING_STATE).symlink_to("/dev/full")
+    with pytest.raises((OSError, RuntimeError)) as full:
+        _write_rest(tmp_path, {"lmstack": {"tokenizer": None}, "moments": torch.zeros(100_000)})
+    assert (explanation(full.value) or "").startswith(
+        "no space left on device. Free some and go on with ckpt_path=last"
+    )
 
 
 @pytest.mark.parametrize("error", [RuntimeError("x"), KeyError("x"), TypeError("x"), BrokenPipeError()])

@@ -193,7 +193,8 @@ def _write_rest(folder: Path, state: dict[str, Any]) -> None:
     tokenizer = facts.pop("tokenizer")
     if tokenizer is not None:
         tokenizer.save(folder / "tokenizer")
-    torch.save(state | {"lmstack": facts}, folder / TRAINING_STATE)
+    with (folder / TRAINING_STATE).open("wb") as file:  # by itself torch would not say why a disk takes no more
+        torch.save(state | {"lmstack": facts}, file)
 
 
 class _HostCopies:

@@ -82,9 +82,9 @@ def explanation(error: BaseException) -> str | None:
         return str(error)
     if isinstance(error, BrokenPipeError):
         return None
-    if _disk_is_full(error):
-        reason, remedy = _FULL[_full_code(error) or errno.ENOSPC]
-        return f"{reason}{_where(error)}. {remedy} and go on with ckpt_path=last."
+    if (full := next(filter(_disk_is_full, _chain(error)), None)) is not None:
+        reason, remedy = _FULL[_full_code(full) or errno.ENOSPC]
+        return f"{reason}{_where(full)}. {remedy} and go on with ckpt_path=last."
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}{_where(error)}"
     if type(error).__name__ == "MisconfigurationException":  # Lightning's word to the user
@@ -100,6 +100,13 @@ _FULL = {
     errno.EDQUOT: ("disk quota exceeded", "Free some space"),
     errno.EFBIG: ("file too large", "Raise the limit (ulimit -f)"),
 }
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, and those that it followed from."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def _disk_is_full(error: BaseException) -> bool:
