@@ -9,6 +9,7 @@ import lmstack
 from lmstack.callbacks.checkpoint_io import TRAINING_STATE, _write_rest
 from lmstack.cli.failures import ConfigError, explanation, reported
 from lmstack.models.config import NormConfig
+from lmstack.prep.build import disk_full_explained
 
 
 def test_our_own_errors_are_one_line_and_others_keep_their_traceback() -> None:
@@ -77,3 +78,10 @@ def test_an_interrupted_tool_is_not_told_of_checkpoints(capsys: pytest.CaptureFi
     with reported(go_on="the same command"):
         raise KeyboardInterrupt
     assert capsys.readouterr().err == "lmstack: interrupted. Go on with the same command.\n"
+
+
+def test_what_our_own_code_says_of_a_full_disk_is_not_said_again() -> None:
+    with pytest.raises(ValueError) as ours, disk_full_explained(Path("out")):
+        raise OSError(errno.ENOSPC, "full", "f")
+    assert explanation(ours.value) == str(ours.value)
+    assert "what is finished is kept" in str(ours.value)

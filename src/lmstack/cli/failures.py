@@ -78,7 +78,7 @@ def explanation(error: BaseException) -> str | None:
     Args:
         error: What was raised.
     """
-    if isinstance(error, ConfigError):
+    if isinstance(error, ConfigError) or (isinstance(error, ValueError) and _raised_here(error)):
         return str(error)
     if isinstance(error, BrokenPipeError):
         return None
@@ -89,7 +89,7 @@ def explanation(error: BaseException) -> str | None:
         return f"{error.strerror}{_where(error)}"
     if type(error).__name__ == "MisconfigurationException":  # Lightning's word to the user
         return " ".join(str(error).split())
-    if isinstance(error, ValueError | OSError | ImportError | RuntimeError) and _raised_here(error):
+    if isinstance(error, OSError | ImportError | RuntimeError) and _raised_here(error):
         return str(error)
     return None
 
