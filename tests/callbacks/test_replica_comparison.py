@@ -54,7 +54,7 @@ def test_of_two_copies_that_differ_neither_is_trusted() -> None:
     found = compare(weights([6, 8], [7, 8]), NAMES, 0.0)
     assert found is not None
     assert found.suspects == [0, 1]
-    assert found.what == "the weights of rank 0 (node0) or rank 1 (node1) differ from each other, first embedding"
+    assert found.what == "the weights of rank 0 (node0) and rank 1 (node1) differ from each other, first embedding"
 
 
 def test_weights_without_a_majority_make_all_suspect() -> None:

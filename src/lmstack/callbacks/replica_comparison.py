@@ -74,7 +74,8 @@ def _compare_weights(findings: Sequence[Finding], names: Sequence[str]) -> Disag
     suspects = odd if has_majority else list(range(len(findings)))
     first = next(name for name, *values in zip(names, most, findings[odd[0]].checksums) if values[0] != values[1])
     others = "the other ranks" if has_majority else "each other"
-    return Disagreement(suspects, f"the weights of {_named(findings, suspects)} differ from {others}, first {first}")
+    who = " and ".join(_named(findings, suspects))
+    return Disagreement(suspects, f"the weights of {who} differ from {others}, first {first}")
 
 
 def _compare_losses(findings: Sequence[Finding], tolerance: float) -> Disagreement | None:
@@ -89,11 +90,10 @@ def _compare_losses(findings: Sequence[Finding], tolerance: float) -> Disagreeme
     suspects = sorted(rank for rank, count in parts.items() if count == max(parts.values()))
     owner, checker = pairs[wrong[0]]
     again = f"on rank {checker}" if size > 1 else "the second time"
-    own, other = values[owner]
+    (own, other), who = values[owner], " or ".join(_named(findings, suspects))
     return Disagreement(
         suspects,
-        f"the loss of a micro-batch is {own:.9g} on rank {owner} and {other:.9g} {again}: {_named(findings, suspects)} "
-        "computed wrongly",
+        f"the loss of a micro-batch is {own:.9g} on rank {owner} and {other:.9g} {again}: {who} computed wrongly",
     )
 
 
@@ -103,5 +103,5 @@ def _is_close(a: float, b: float, tolerance: float) -> bool:
     return a == b or abs(a - b) <= tolerance * max(abs(a), abs(b))
 
 
-def _named(findings: Sequence[Finding], ranks: Sequence[int]) -> str:
-    return " or ".join(f"rank {rank} ({findings[rank].host})" for rank in ranks)
+def _named(findings: Sequence[Finding], ranks: Sequence[int]) -> list[str]:
+    return [f"rank {rank} ({findings[rank].host})" for rank in ranks]
