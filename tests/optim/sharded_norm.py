@@ -78,7 +78,9 @@ def main() -> None:
     dist.all_gather_object(gathered, report)
     if dist.get_rank() == 0:
         json.dump(gathered, sys.stdout)
-    dist.destroy_process_group()
+    sys.stdout.flush()
+    dist.barrier()
+    os._exit(0)  # a gloo thread that still frees a tensor aborts a process whose interpreter is being torn down
 
 
 if __name__ == "__main__":
