@@ -4,7 +4,7 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
-from lmstack.models.transformer import Block
+from lmstack.models.block import Block
 
 
 def shard(root: nn.Module, mesh: DeviceMesh) -> None:

@@ -19,7 +19,8 @@ from torch.distributed.tensor.parallel import (
     parallelize_module,
 )
 
-from lmstack.models.transformer import Block, Transformer
+from lmstack.models.block import Block
+from lmstack.models.transformer import Transformer
 from lmstack.parallel.limits import check_tensor
 
 
