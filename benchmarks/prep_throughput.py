@@ -25,7 +25,7 @@ from typing import Any
 from prep_throughput_documents import make_documents, write_documents
 from prep_throughput_tables import report
 from prep_throughput_turns import Library
-from pretrain_throughput import cpu_model
+from turns import cpu_model
 
 from lmstack.prep.blocks import write_documents as write_prepared
 from lmstack.prep.document import Document

@@ -9,26 +9,19 @@ them alike, and each ratio compares two neighbouring turns. Same shape, batch, A
 """
 
 import argparse
-import contextlib
-import importlib.metadata
-import json
 import math
 import os
-import platform
-import re
-import select
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from turns import Outcome, Worker, chosen, environment, markdown, refuse_other_models, take_turns, write_report
 
 WORKER = Path(__file__).with_name("pretrain_throughput_worker.py")
 IMPLEMENTATIONS = ("bare", "lmstack", "transformers", "litgpt")
@@ -42,36 +35,32 @@ SHAPES = {
 }
 TURN_STEPS = {"tiny": 10, "5m": 10, "60m": 5}
 PRECISIONS = ("fp32", "bf16-mixed")
-ANSWER_SECONDS = 900.0  # compilation included
 MOST_LOSS_ERROR = 0.5  # of the first step, from ln V: weights and logits start small
-MOST_PARAMETER_ERROR = 0.01
 
 
 @dataclass
-class Outcome:
+class Training(Outcome):
     """What one implementation did in one setting.
 
     Attributes:
-        implementation: Its name.
         size: Name of the shape.
         precision: `fp32` or `bf16-mixed`.
         compiled: Whether through `torch.compile`.
-        num_parameters: Of the model, a tied matrix counted once.
         first_loss: Of the first step, in nats.
-        versions: Of its packages.
-        turns: Steps, seconds and processor seconds of each round.
-        error: Why it did not run; empty when it did.
     """
 
-    implementation: str
-    size: str
-    precision: str
-    compiled: bool
-    num_parameters: int = 0
+    size: str = ""
+    precision: str = "fp32"
+    compiled: bool = False
     first_loss: float = math.nan
-    versions: dict[str, str] = field(default_factory=dict)
-    turns: list[dict[str, float]] = field(default_factory=list)
-    error: str = ""
+
+    def note(self, answer: dict[str, Any]) -> None:
+        """Keep the loss of the first step.
+
+        Args:
+            answer: The first, or to a turn.
+        """
+        self.first_loss = answer.pop("first_loss", math.nan)
 
     def speeds(self) -> list[float]:
         """Tokens per second of each round."""
@@ -79,97 +68,7 @@ class Outcome:
         return [shape["batch_size"] * shape["seq_len"] * turn["steps"] / turn["seconds"] for turn in self.turns]
 
 
-class Worker:
-    """A process that takes steps when told to; the first failure ends it and is kept.
-
-    Args:
-        outcome: What it is to run, filled in as it goes.
-        python: The interpreter.
-        threads: Of torch.
-    """
-
-    def __init__(self, outcome: Outcome, python: str, threads: int) -> None:
-        self.outcome = outcome
-        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed by `stop`
-        job = {
-            "implementation": outcome.implementation,
-            "shape": SHAPES[outcome.size],
-            "precision": outcome.precision,
-            "compiled": outcome.compiled,
-            "threads": threads,
-        }
-        count = str(threads)
-        quiet = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore"}
-        self._process = subprocess.Popen(
-            [python, str(WORKER), json.dumps(job)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            text=True,
-            env={**os.environ, **quiet, "OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count},
-        )
-
-    def wait_ready(self) -> None:
-        """Wait until the model is built and the first step is next."""
-        if answer := self._answer():
-            self.outcome.num_parameters = answer["num_parameters"]
-            self.outcome.versions = answer["versions"]
-
-    def take(self, steps: int, *, timed: bool) -> None:
-        """Let it take optimizer steps, alone.
-
-        Args:
-            steps: How many.
-            timed: Keep the time.
-        """
-        if self.outcome.error:
-            return
-        self._say(str(steps))
-        if answer := self._answer():
-            self.outcome.first_loss = answer.pop("first_loss")
-            if timed:
-                self.outcome.turns.append(answer)
-
-    def stop(self) -> None:
-        """End it."""
-        if self._process.poll() is None:
-            self._say("")
-            try:
-                self._process.wait(60)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-        self._process.communicate()
-        self._errors.close()
-
-    def _say(self, line: str) -> None:
-        assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it has died: the answer, or its absence, will say so
-            self._process.stdin.write(line + "\n")
-            self._process.stdin.flush()
-
-    def _answer(self) -> dict[str, Any] | None:
-        assert self._process.stdout is not None
-        if not select.select([self._process.stdout], [], [], ANSWER_SECONDS)[0]:
-            self._process.kill()
-            self._fail(f"no answer in {ANSWER_SECONDS:.0f} s")
-            return None
-        line = self._process.stdout.readline()
-        if not line:
-            self._process.wait()
-            self._errors.seek(0)
-            lines = [text for text in self._errors.read().splitlines() if text.strip()]
-            said = next((text for text in reversed(lines) if re.match(r"[\w.]*(Error|Exception|Exit)\b", text)), "")
-            self._fail(said or (lines or [""])[-1] or f"exit status {self._process.returncode}")
-            return None
-        return json.loads(line)  # type: ignore[no-any-return]
-
-    def _fail(self, reason: str) -> None:
-        # Where a file lies on this machine is nobody's business.
-        self.outcome.error = re.sub(r"(?:/[^\s/'\":,]+)+/", "", reason)[:300]
-        self.outcome.turns = []
-
-
-def measure(setting: tuple[str, str, bool], pythons: dict[str, str], options: argparse.Namespace) -> list[Outcome]:
+def measure(setting: tuple[str, str, bool], pythons: dict[str, str], options: argparse.Namespace) -> list[Training]:
     """All implementations in one setting.
 
     Args:
@@ -177,41 +76,33 @@ def measure(setting: tuple[str, str, bool], pythons: dict[str, str], options: ar
         pythons: Interpreter of each implementation.
         options: Of the command line.
     """
-    outcomes = [Outcome(name, *setting) for name in options.implementations]
-    workers = [Worker(outcome, pythons[outcome.implementation], options.threads) for outcome in outcomes]
-    try:
-        for worker in workers:
-            worker.wait_ready()
-        for worker in workers:
-            worker.take(options.warmup_steps, timed=False)
-        for _ in range(options.rounds):
-            for worker in workers:
-                worker.take(options.steps[setting[0]], timed=True)
-    finally:
-        for worker in workers:
-            worker.stop()
+    size, precision, compiled = setting
+    outcomes = [Training(name, size=size, precision=precision, compiled=compiled) for name in options.implementations]
+    job = {"shape": SHAPES[size], "precision": precision, "compiled": compiled}
+    workers = []
+    for outcome in outcomes:
+        command = [pythons[outcome.implementation], str(WORKER)]
+        own_job = {**job, "implementation": outcome.implementation}
+        workers.append(Worker(outcome, command, own_job, options.threads))
+    take_turns(workers, options.warmup_steps, options.steps[size], options.rounds)
     check(outcomes)
     return outcomes
 
 
-def check(outcomes: list[Outcome]) -> None:
+def check(outcomes: list[Training]) -> None:
     """Refuse to compare what is not the same work.
 
     Args:
         outcomes: Of one setting; those that fail the check get an error.
     """
-    reference = next((outcome.num_parameters for outcome in outcomes if not outcome.error), 0)
+    refuse_other_models(outcomes)
     for outcome in outcomes:
         expected = math.log(SHAPES[outcome.size]["vocab_size"])
-        if outcome.error:
-            continue
-        if abs(outcome.num_parameters / reference - 1) > MOST_PARAMETER_ERROR:
-            outcome.error = f"{outcome.num_parameters:,} parameters, not {reference:,}"
-        elif not abs(outcome.first_loss - expected) < MOST_LOSS_ERROR:
+        if not outcome.error and not abs(outcome.first_loss - expected) < MOST_LOSS_ERROR:
             outcome.error = f"loss of the first step {outcome.first_loss:.3f}, not near ln V = {expected:.3f}"
 
 
-def ratios(subject: Outcome | None, other: Outcome) -> list[float]:
+def ratios(subject: Training | None, other: Training) -> list[float]:
     """Speed of lmstack over another's, round by round; above 1 lmstack is faster.
 
     Args:
@@ -227,7 +118,7 @@ SETTING = ["size", "precision", "compiled", "implementation"]
 HEADER = [*SETTING, "parameters", "first loss", "tokens/s", "lmstack / this", "min-max"]
 
 
-def rows(outcomes: list[Outcome]) -> list[list[str]]:
+def rows(outcomes: list[Training]) -> list[list[str]]:
     """The table, a row an outcome.
 
     Args:
@@ -248,51 +139,7 @@ def rows(outcomes: list[Outcome]) -> list[list[str]]:
     return result
 
 
-def environment(outcomes: list[Outcome], options: argparse.Namespace, loads: tuple[float, float]) -> dict[str, Any]:
-    """What the figures depend on, without a path of this machine.
-
-    Args:
-        outcomes: Of all settings.
-        options: Of the command line.
-        loads: Load average over a minute, before and after.
-    """
-    own = {"python": platform.python_version(), "lmstack": importlib.metadata.version("lmstack")}
-    versions = own | {name: version for outcome in outcomes for name, version in outcome.versions.items()}
-    return {
-        "command": command_line(),
-        "versions": versions,
-        "cpu": cpu_model(),
-        "cores": os.cpu_count(),
-        "threads": options.threads,
-        "rounds": options.rounds,
-        "steps": options.steps,
-        "warmup_steps": options.warmup_steps,
-        "load_average_before_and_after": [round(load, 2) for load in loads],
-    }
-
-
-def command_line() -> str:
-    """This command, with the interpreter of the peers and the folder of the results made general."""
-    words, hidden = ["python benchmarks/pretrain_throughput.py"], False
-    for word in sys.argv[1:]:
-        name, equals, value = word.partition("=")
-        if hidden or (name == "--peer-python" and equals):
-            word = "PEERS/bin/python" if hidden else "--peer-python=PEERS/bin/python"
-        elif os.path.isabs(value or word):
-            word = f"{name}={Path(value).name}" if value else Path(word).name
-        hidden = word == "--peer-python"
-        words.append(word)
-    return " ".join(words)
-
-
-def cpu_model() -> str:
-    """The processor's name, where the system tells."""
-    info = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*:\s*(.+)", info.read_text()) if info.exists() else None
-    return found[1].strip() if found else platform.processor() or platform.machine()
-
-
-def write(path: Path, outcomes: list[Outcome], facts: dict[str, Any]) -> None:
+def write(path: Path, outcomes: list[Training], facts: dict[str, Any]) -> None:
     """`path`.md to read and `path`.json with every turn.
 
     Args:
@@ -318,46 +165,11 @@ def write(path: Path, outcomes: list[Outcome], facts: dict[str, Any]) -> None:
         "median over rounds; `lmstack / this` the median, least and largest of the ratios within a round: above 1, "
         "lmstack is faster.",
         "",
-        "| " + " | ".join(HEADER) + " |",
-        "|" + "---|" * len(HEADER),
-        *("| " + " | ".join(cell.replace("|", "/") for cell in row) + " |" for row in rows(outcomes)),
+        *markdown(HEADER, rows(outcomes)),
         "",
     ]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.with_name(path.name + ".md").write_text("\n".join(lines))
     shapes = {size: SHAPES[size] for size in facts["steps"]}
-    record = {**facts, "shapes": shapes, "outcomes": [asdict(outcome) for outcome in outcomes]}
-    path.with_name(path.name + ".json").write_text(json.dumps(nan_free(record), indent=1) + "\n")
-
-
-def nan_free(value: Any) -> Any:
-    """The same with null for NaN, which JSON does not have.
-
-    Args:
-        value: Plain values, nested.
-    """
-    if isinstance(value, dict):
-        return {key: nan_free(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [nan_free(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def chosen(allowed: tuple[str, ...]) -> Any:
-    """A parser of comma-separated choices.
-
-    Args:
-        allowed: What may be chosen.
-    """
-
-    def parse(text: str) -> list[str]:
-        words = text.split(",")
-        for word in words:
-            if word not in allowed:
-                raise argparse.ArgumentTypeError(f"{word!r} is none of {', '.join(allowed)}")
-        return words
-
-    return parse
+    write_report(path, lines, {**facts, "shapes": shapes, "outcomes": [asdict(outcome) for outcome in outcomes]})
 
 
 def parse_options() -> argparse.Namespace:
@@ -399,13 +211,15 @@ def main() -> None:
                 outcomes += measure(setting, pythons, options)
                 console.print(f"{time.monotonic() - begin:.0f} s since the start", highlight=False)
                 show(console, outcomes[-len(options.implementations) :])
-    facts = environment(outcomes, options, (load, os.getloadavg()[0]))
+    loads = (load, os.getloadavg()[0])
+    chosen_options = {"rounds": options.rounds, "steps": options.steps, "warmup_steps": options.warmup_steps}
+    facts = environment(outcomes, options.threads, loads, "PEERS") | chosen_options
     console.print(f"{facts['cpu']}, {facts['threads']} threads, {facts['versions']}", highlight=False)
     if options.out is not None:
         write(options.out, outcomes, facts)
 
 
-def show(console: Console, outcomes: list[Outcome]) -> None:
+def show(console: Console, outcomes: list[Training]) -> None:
     """Print a table, and under it what failed.
 
     Args:

@@ -11,60 +11,55 @@ and the reward model, and a rollout with 4 epochs of 4 minibatches of PPO and GR
 """
 
 import argparse
-import importlib.metadata
-import json
-import math
 import os
-import platform
 import statistics
-import subprocess
 import sys
-import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pretrain_throughput import Worker, chosen, cpu_model, nan_free
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rlhf_vs_trl_tasks import SHAPES, facts
+from turns import Outcome, Worker, chosen, environment, markdown, refuse_other_models, take_turns, write_report
 
 WORKER = Path(__file__).with_name("rlhf_vs_trl_worker.py")
 IMPLEMENTATIONS = ("lmstack", "trl")
 ALGORITHMS = ("sft", "reward_model", "dpo", "ppo", "grpo")
 UPDATES = {"tiny": 10, "5m": 2, "20m": 1}  # a turn, of PPO and GRPO
 STEPS = {"tiny": 50, "5m": 10, "20m": 3}  # a turn, of the others
-MOST_PARAMETER_ERROR = 0.01
+QUIET = {"TRL_EXPERIMENTAL_SILENCE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
 
 
 @dataclass
-class Outcome:
+class PostTraining(Outcome):
     """What one implementation did with one algorithm at one size, from one seed.
 
     Attributes:
-        implementation: `lmstack` or `trl`.
         algorithm: One of `ALGORITHMS`.
         size: Name of the shape.
         seed: Of weights, data and run.
-        num_parameters: Those that are trained.
-        first_loss: Not used here.
-        versions: Of its packages.
-        turns: Of each round: updates, seconds, processor seconds, those of explicit garbage collections among them.
         curve: Updates made, and what was measured then.
-        error: Why it did not run; empty when it did.
+        num_made: Updates so far.
     """
 
-    implementation: str
-    algorithm: str
-    size: str
-    seed: int
-    num_parameters: int = 0
-    first_loss: float = math.nan
-    versions: dict[str, str] = field(default_factory=dict)
-    turns: list[dict[str, Any]] = field(default_factory=list)
+    algorithm: str = ""
+    size: str = ""
+    seed: int = 0
     curve: list[dict[str, float]] = field(default_factory=list)
-    error: str = ""
+    num_made: int = 0
+
+    def note(self, answer: dict[str, Any]) -> None:
+        """Put what was measured on the curve.
+
+        Args:
+            answer: The first, or to a turn.
+        """
+        answer.pop("first_loss", None)
+        self.num_made += answer.get("steps", 0)
+        if measured := answer.pop("measured"):
+            self.curve.append({"update": self.num_made, **measured})
 
     def cpu_seconds(self) -> list[float]:
         """Processor seconds of an update, of each round."""
@@ -75,42 +70,7 @@ class Outcome:
         return [turn["gc_cpu_seconds"] / turn["steps"] for turn in self.turns]
 
 
-class RlhfWorker(Worker):
-    """A process that makes updates when told to.
-
-    Args:
-        outcome: What it is to run, filled in as it goes.
-        python: The interpreter.
-        threads: Of torch.
-    """
-
-    def __init__(self, outcome: Outcome, python: str, threads: int) -> None:
-        self.outcome = outcome  # type: ignore[assignment]
-        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed by `stop`
-        names = ("implementation", "algorithm", "size", "seed")
-        job = {name: getattr(outcome, name) for name in names} | {"threads": threads}
-        quiet = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore"}
-        quiet |= {"TRL_EXPERIMENTAL_SILENCE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
-        self._process = subprocess.Popen(
-            [python, str(WORKER), json.dumps(job)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            text=True,
-            env={**os.environ, **quiet, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)},
-        )
-        self._made = 0
-
-    def _answer(self) -> dict[str, Any] | None:
-        answer = super()._answer()
-        if answer is not None:
-            self._made += answer.get("steps", 0)
-            if measured := answer.pop("measured"):
-                self.outcome.curve.append({"update": self._made, **measured})  # type: ignore[attr-defined]
-        return answer
-
-
-def measure(setting: tuple[str, str, int], pythons: dict[str, str], options: argparse.Namespace) -> list[Outcome]:
+def measure(setting: tuple[str, str, int], pythons: dict[str, str], options: argparse.Namespace) -> list[PostTraining]:
     """Both implementations in one setting.
 
     Args:
@@ -118,21 +78,16 @@ def measure(setting: tuple[str, str, int], pythons: dict[str, str], options: arg
         pythons: Interpreter of each implementation.
         options: Of the command line.
     """
-    outcomes = [Outcome(name, *setting) for name in options.implementations]
-    workers = [RlhfWorker(outcome, pythons[outcome.implementation], options.threads) for outcome in outcomes]
-    count = updates_of(setting[0], setting[1])
-    try:
-        for worker in workers:
-            worker.wait_ready()
-        for worker in workers:
-            worker.take(1, timed=False)
-        for _ in range(options.rounds):
-            for worker in workers:
-                worker.take(count, timed=True)
-    finally:
-        for worker in workers:
-            worker.stop()
-    check(outcomes)
+    algorithm, size, seed = setting
+    job: dict[str, Any] = {"algorithm": algorithm, "size": size, "seed": seed}
+    outcomes = [PostTraining(name, **job) for name in options.implementations]
+    workers = []
+    for outcome in outcomes:
+        command = [pythons[outcome.implementation], str(WORKER)]
+        own_job = {**job, "implementation": outcome.implementation}
+        workers.append(Worker(outcome, command, own_job, options.threads, QUIET))
+    take_turns(workers, 1, updates_of(algorithm, size), options.rounds)
+    refuse_other_models(outcomes)
     return outcomes
 
 
@@ -146,19 +101,7 @@ def updates_of(algorithm: str, size: str) -> int:
     return (UPDATES if algorithm in ("ppo", "grpo") else STEPS)[size]
 
 
-def check(outcomes: list[Outcome]) -> None:
-    """Refuse to compare what is not the same model.
-
-    Args:
-        outcomes: Of one setting; those that fail the check get an error.
-    """
-    reference = next((outcome.num_parameters for outcome in outcomes if not outcome.error), 0)
-    for outcome in outcomes:
-        if not outcome.error and abs(outcome.num_parameters / reference - 1) > MOST_PARAMETER_ERROR:
-            outcome.error = f"{outcome.num_parameters:,} parameters, not {reference:,}"
-
-
-def ratios(ours: list[Outcome], theirs: list[Outcome]) -> list[float]:
+def ratios(ours: list[PostTraining], theirs: list[PostTraining]) -> list[float]:
     """TRL's processor seconds over lmstack's, round by round over all seeds; above 1 lmstack is faster.
 
     Args:
@@ -175,7 +118,7 @@ def ratios(ours: list[Outcome], theirs: list[Outcome]) -> list[float]:
 HEADER = ["algorithm", "size", "", "parameters", "CPU s / update", "of it gc.collect", "TRL / lmstack", "min-max"]
 
 
-def rows(outcomes: list[Outcome]) -> list[list[str]]:
+def rows(outcomes: list[PostTraining]) -> list[list[str]]:
     """The table of times: one row an algorithm, size and implementation, over all seeds.
 
     Args:
@@ -201,20 +144,20 @@ def rows(outcomes: list[Outcome]) -> list[list[str]]:
     return result
 
 
-def grouped(outcomes: list[Outcome]) -> dict[tuple[str, str], dict[str, list[Outcome]]]:
+def grouped(outcomes: list[PostTraining]) -> dict[tuple[str, str], dict[str, list[PostTraining]]]:
     """Runs by algorithm and size, then by implementation, seeds in order.
 
     Args:
         outcomes: Of all settings.
     """
-    found: dict[tuple[str, str], dict[str, list[Outcome]]] = {}
+    found: dict[tuple[str, str], dict[str, list[PostTraining]]] = {}
     for outcome in outcomes:
         group = found.setdefault((outcome.algorithm, outcome.size), {})
         group.setdefault(outcome.implementation, []).append(outcome)
     return found
 
 
-def curve_rows(outcomes: list[Outcome]) -> list[list[str]]:
+def curve_rows(outcomes: list[PostTraining]) -> list[list[str]]:
     """The table of what was learned: mean and range over seeds at the start, in the middle and at the end.
 
     Args:
@@ -253,42 +196,7 @@ def point(points: list[dict[str, float]], quantity: str) -> str:
 CURVE_HEADER = ["algorithm", "size", "", "quantity", "first", "middle", "last", "optimum"]
 
 
-def environment(outcomes: list[Outcome], options: argparse.Namespace, loads: tuple[float, float]) -> dict[str, Any]:
-    """What the figures depend on, without a path of this machine.
-
-    Args:
-        outcomes: Of all settings.
-        options: Of the command line.
-        loads: Load average over a minute, before and after.
-    """
-    own = {"python": platform.python_version(), "lmstack": importlib.metadata.version("lmstack")}
-    return {
-        "command": command_line(),
-        "versions": own | {name: version for outcome in outcomes for name, version in outcome.versions.items()},
-        "cpu": cpu_model(),
-        "cores": os.cpu_count(),
-        "threads": options.threads,
-        "rounds": options.rounds,
-        "seeds": options.seeds,
-        "load_average_before_and_after": [round(load, 2) for load in loads],
-    }
-
-
-def command_line() -> str:
-    """This command, with the interpreter of the peer and the folder of the results made general."""
-    words, hidden = ["python benchmarks/rlhf_vs_trl.py"], False
-    for word in sys.argv[1:]:
-        name, equals, value = word.partition("=")
-        if hidden or (name == "--peer-python" and equals):
-            word = "TRL/bin/python" if hidden else "--peer-python=TRL/bin/python"
-        elif os.path.isabs(value or word):
-            word = f"{name}={Path(value).name}" if value else Path(word).name
-        hidden = word == "--peer-python"
-        words.append(word)
-    return " ".join(words)
-
-
-def write(path: Path, outcomes: list[Outcome], options: argparse.Namespace, loads: tuple[float, float]) -> None:
+def write(path: Path, outcomes: list[PostTraining], options: argparse.Namespace, loads: tuple[float, float]) -> None:
     """`path`.md to read and `path`.json with every turn and curve.
 
     Args:
@@ -297,7 +205,7 @@ def write(path: Path, outcomes: list[Outcome], options: argparse.Namespace, load
         options: Of the command line.
         loads: Load average over a minute, before and after.
     """
-    known = environment(outcomes, options, loads)
+    known = environment(outcomes, options.threads, loads, "TRL") | {"rounds": options.rounds, "seeds": options.seeds}
     versions = ", ".join(f"{name} {version}" for name, version in known["versions"].items())
     lines = [
         "# Post-training on a CPU, beside TRL",
@@ -318,22 +226,8 @@ def write(path: Path, outcomes: list[Outcome], options: argparse.Namespace, load
         *markdown(CURVE_HEADER, curve_rows(outcomes)),
         "",
     ]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.with_name(path.name + ".md").write_text("\n".join(lines))
     shapes = {size: facts(SHAPES[size]) for size in options.sizes}
-    record = {**known, "shapes": shapes, "outcomes": [asdict(outcome) for outcome in outcomes]}
-    path.with_name(path.name + ".json").write_text(json.dumps(nan_free(record), indent=1) + "\n")
-
-
-def markdown(header: list[str], cells: list[list[str]]) -> list[str]:
-    """The lines of a table.
-
-    Args:
-        header: Of its columns.
-        cells: By row.
-    """
-    lines = [header, ["---"] * len(header), *cells]
-    return ["| " + " | ".join(cell.replace("|", "/") for cell in line) + " |" for line in lines]
+    write_report(path, lines, {**known, "shapes": shapes, "outcomes": [asdict(outcome) for outcome in outcomes]})
 
 
 def show(header: list[str], cells: list[list[str]]) -> None:
