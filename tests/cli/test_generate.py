@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import save_file
 
 from lmstack.callbacks.checkpoint_io import AVERAGE_WEIGHTS
-from lmstack.cli.generate import checkpoint_folder, generate, read_prompts
+from lmstack.cli.generate import generate
+from lmstack.cli.generation_inputs import checkpoint_folder, read_prompts
 from lmstack.cli.main import main
 from lmstack.generation import GenerationEngine, SamplingParams
 from lmstack.models.checkpoint import load_transformer, save_hugging_face, save_weights

@@ -11,7 +11,7 @@ import torch
 
 from lmstack.callbacks import Checkpointing, MetricsCsv, WeightAverage
 from lmstack.callbacks.metrics_csv import read_metrics
-from lmstack.cli.generate import _average
+from lmstack.cli.generation_inputs import average_weights
 from lmstack.models.checkpoint_folder import newest_valid_checkpoint
 from lmstack.nn.lora import LoRAConfig
 from lmstack.stages.sft import SFT
@@ -73,7 +73,7 @@ def test_averaged_adapters_are_merged_where_text_is_generated(tmp_path: Path) ->
     average, stage = WeightAverage(decay=0.5), build("sft_lora")
     tiny_trainer(tmp_path, [average, Checkpointing()]).fit(stage, data("sft", STEPS))
     plain = build("sft").transformer
-    plain.load_state_dict(_average(newest_valid_checkpoint(tmp_path)))
+    plain.load_state_dict(average_weights(newest_valid_checkpoint(tmp_path)))
     with torch.no_grad():
         for name, parameter in stage.named_parameters():
             parameter.copy_(average.average[name])
