@@ -142,10 +142,14 @@ def test_what_is_typed_anew_on_resume_holds_and_what_is_not_does_not(tmp_path: P
         ({"model.optimizer.lr": "nan"}, r"refused: model.optimizer.lr=nan: must be above 0"),
         ({"trainer.gradient_clip_val": "x"}, r"refused: .*expected a number or null"),
         ({"model.optimizer.weight_decay": "0.5", "model.optimizer.lr": "-1"}, r"refused: "),
+        ({"model.optimizer": "3"}, r"refused: model.optimizer=3: name what is below it, as model.optimizer.kind=muon"),
+        ({"data.weights": "3"}, r"refused: data.weights=3: name what is below it, as data.weights.<source>=1"),
+        ({"model.optimizer.kind": "[1]"}, r"refused: model.optimizer.kind=\[1\]: must be one of adamw, muon"),
+        ({"model.optimizer.lr": 3}, r"refused: unknown command 'set', or not all that belongs to it"),
     ],
 )
 def test_what_cannot_be_is_refused_and_nothing_of_it_is_done(
-    tmp_path: Path, changes: dict[str, str], said: str
+    tmp_path: Path, changes: dict[str, Any], said: str
 ) -> None:
     ask, plain = Ask({2: changes}), Ask({})
     ends = run(tmp_path / "asked", ask, max_steps=3), run(tmp_path / "plain", plain, max_steps=3)

@@ -1,5 +1,6 @@
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -83,3 +84,17 @@ def test_a_signal_while_the_run_is_set_up_is_not_lost(tmp_path: Path) -> None:
     assert run(tmp_path, Preemption(), Early()) == 75
     assert step_of(newest_valid_checkpoint(tmp_path)) == 1
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize("variable", [None, "LMSTACK_SUPERVISED", "TORCHELASTIC_RUN_ID"])
+def test_the_time_of_a_run_that_is_started_again_goes_on(monkeypatch: pytest.MonkeyPatch, variable: str | None) -> None:
+    """The limit is the job's: the parent, which starts the run again, has been there all the time."""
+    for name in ("LMSTACK_SUPERVISED", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    own = preemption._started_at()
+    assert own <= time.time() < own + 86400
+    if variable:
+        monkeypatch.setenv(variable, "1")
+    monkeypatch.setattr(os, "getppid", lambda: 1)
+    earlier = own - preemption._started_at()
+    assert (earlier > 0.05) is bool(variable)

@@ -34,6 +34,19 @@ def test_the_best_stay(tmp_path: Path, mode: str, gone: list[int]) -> None:
     assert names(Retention(1, 2, None, "val/loss", mode).unkept(folders)) == gone
 
 
+def test_a_loss_that_is_no_number_is_not_the_best(tmp_path: Path) -> None:
+    losses = {1: float("nan"), 2: 1.0, 3: float("nan"), 4: 2.0, 5: 3.0}
+    folders = [checkpoint(tmp_path, step, loss=loss) for step, loss in losses.items()]
+    assert names(Retention(1, 1, None, "val/loss", "min").unkept(folders)) == [1, 3, 4]
+
+
+def test_checkpoints_between_two_validations_are_not_as_good_as_the_one_before_them(tmp_path: Path) -> None:
+    """They carry its metrics along; of their own weights nobody knows."""
+    losses = {1: 2.0, 2: 2.0, 3: 1.0, 4: 1.0, 5: 1.0, 6: 3.0}
+    folders = [checkpoint(tmp_path, step, loss=loss) for step, loss in losses.items()]
+    assert names(Retention(1, 2, None, "val/loss", "min").unkept(folders)) == [2, 4, 5]
+
+
 def test_one_of_each_stretch_stays_for_ever(tmp_path: Path) -> None:
     """As in a run: every half hour a checkpoint, and what is not kept is deleted at once."""
     retention, there = Retention(1, 0, 2.0, "val/loss", "min"), []

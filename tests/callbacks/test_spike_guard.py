@@ -14,6 +14,7 @@ import torch
 
 import ragged_rl
 from lmstack.callbacks import Checkpointing, SpikeGuard
+from lmstack.callbacks.spike_guard import _Pending
 from lmstack.callbacks.spike_policies import RollbackPolicy, SkipPolicy, StopPolicy
 from lmstack.data.skipped_rows import SkippedRows
 from lmstack.models.checkpoint_folder import checkpoints_in, newest_valid_checkpoint, step_of
@@ -190,6 +191,10 @@ def test_the_checkpoint_that_may_be_needed_is_kept_while_there_are_strikes(tmp_p
     assert not one.holds_checkpoints
     one._strikes = [3]
     assert one.holds_checkpoints
+    late = rollback()  # as on a CUDA device, which is asked a step later
+    for rejected in (0.0, 1.0):
+        late._pending.append(_Pending(3, torch.tensor([9.0, 9.0, 9.0, 9.0, rejected]), None))
+        assert late.holds_checkpoints == bool(rejected)
     other = guard()
     other._strikes = [3]
     assert not other.holds_checkpoints

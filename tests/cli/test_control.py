@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,76 @@ def test_no_run_is_no_answer_and_the_request_is_taken_back(tmp_path: Path, capsy
     assert main(["control", str(tmp_path), "save", "--wait", "0.2"]) == 2
     assert "no answer in 0.2 s, and the request is taken back" in capsys.readouterr().err
     assert list((tmp_path / "control").iterdir()) == []
+
+
+def test_a_request_that_was_taken_is_not_said_to_be_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As when the hashes of a large checkpoint are checked before a rollback."""
+
+    def send_and_take(folder: Path, request: dict[str, Any]) -> Path:
+        path = send_request(folder, request)
+        assert take_request(folder) is not None
+        return path
+
+    monkeypatch.setattr("lmstack.cli.control.send_request", send_and_take)
+    assert main(["control", str(tmp_path), "rollback", "3", "--wait", "0.2"]) == 2
+    assert "the run has taken the request, and says nothing after 0.2 s" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("what", ["directory", "unremovable", "pipe", "no JSON", "no command"])
+def test_nothing_that_lies_in_the_folder_ends_the_run_or_hides_a_request(
+    tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stray = tmp_path / "control" / "0.request.json"
+    stray.parent.mkdir()
+    match what:
+        case "directory":
+            stray.mkdir()
+        case "pipe":
+            os.mkfifo(stray)
+        case "unremovable":  # as root's in a folder of root's
+            stray.write_text('{"command": "save"}')
+            unlink = Path.unlink
+
+            def refuse(path: Path, missing_ok: bool = False) -> None:
+                if path == stray:
+                    raise PermissionError(1, "Operation not permitted", str(path))
+                unlink(path, missing_ok)
+
+            monkeypatch.setattr(Path, "unlink", refuse)
+        case "no JSON":
+            stray.write_bytes(b'\xff{"comm')
+        case "no command":
+            stray.write_text('["save"]')
+    send_request(tmp_path, {"command": "stop"})
+    taken = take_request(tmp_path)
+    assert taken is not None
+    assert taken["command"] == "stop"
+    assert take_request(tmp_path) is None
+
+
+def test_a_folder_that_cannot_be_looked_into_holds_no_request(tmp_path: Path) -> None:
+    (tmp_path / "control").write_text("")
+    assert take_request(tmp_path) is None
+
+
+def test_an_answer_that_cannot_be_written_does_not_end_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    answer({"path": str(tmp_path / "1.request.json")}, "saving step 3")
+    assert "cannot answer 'saving step 3'" in caplog.text
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can act for another user")
+def test_what_root_asks_for_belongs_to_the_user_of_the_run(tmp_path: Path) -> None:
+    os.chown(tmp_path, 12345, 12345)
+    path = send_request(tmp_path, {"command": "save"})
+    assert (path.stat().st_uid, path.parent.stat().st_uid) == (12345, 12345)
 
 
 @pytest.mark.parametrize(("said", "status"), [("after step 3: x 1 -> 2", 0), ("refused: no", 1)])

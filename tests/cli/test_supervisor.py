@@ -14,7 +14,7 @@ import pytest
 
 from lmstack.cli.args import parse_arguments
 from lmstack.cli.failures import ConfigError
-from lmstack.cli.supervisor import SupervisorConfig, supervise, supervisor_config
+from lmstack.cli.supervisor import SupervisorConfig, _Supervisor, supervise, supervisor_config
 
 RUN = """
 import faulthandler, json, os, pathlib, signal, socket, sys, time
@@ -80,6 +80,99 @@ def test_it_gives_up_after_failures_without_a_newer_checkpoint(
     err = capfd.readouterr().err
     assert "giving up after 3 failures without a newer checkpoint than step 3." in err
     assert restarts()[-1]["last_lines"] == ["no such GPU"]
+
+
+def test_checkpoints_of_the_run_that_is_replaced_are_neither_gone_on_from_nor_progress(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old run has come to step 100. The new one fails before it has removed it, then once between two saves."""
+    old = tmp_path / "run" / "checkpoints" / "step-00000100"
+    old.mkdir(parents=True)
+    (old / "manifest.json").write_text("{}")
+    body = """
+import shutil
+if life == 2:
+    shutil.rmtree(run / "checkpoints")
+if life > 1:
+    save(life)
+sys.exit(0 if life == 5 else 9)
+"""
+    assert supervised(tmp_path, monkeypatch, body, "overwrite=true", max_failures=2) == 0
+    first, later = "--config c.yaml overwrite=true", "--config c.yaml ckpt_path=last"
+    assert lives() == [first, first, later, later, later]
+
+
+def test_after_a_rollback_steps_that_were_taken_before_are_progress(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = """
+import shutil
+if life == 1:
+    save(10)
+    sys.exit(9)
+if life == 2:
+    shutil.rmtree(run / "checkpoints")
+    save(4)
+    sys.exit(76)
+save(2 + life)
+sys.exit(0 if life == 6 else 9)
+"""
+    assert supervised(tmp_path, monkeypatch, body, max_failures=2) == 0
+
+
+def test_a_copy_of_a_checkpoint_and_a_full_disk_do_not_end_the_supervision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """`restarts.jsonl` is there, and takes no line."""
+    body = """
+save(1)
+(run / "checkpoints" / "step-00000001.copy").mkdir(exist_ok=True)
+(run / "checkpoints" / "step-00000001.copy" / "manifest.json").write_text("{}")
+if life == 1:
+    (run / "restarts.jsonl").symlink_to("/dev/full")
+sys.exit(0 if life == 2 else 9)
+"""
+    assert supervised(tmp_path, monkeypatch, body) == 0
+    assert "cannot write restarts.jsonl: No space left on device" in capfd.readouterr().err
+
+
+def test_a_torn_line_of_an_earlier_failure_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "restarts.jsonl").write_text('{"host": "node1"}\n{"wh\n{"host": "node1"}\n')
+    assert supervised(tmp_path, monkeypatch, "sys.exit(0 if life == 2 else 9)") == 0
+    assert Path("run/excluded_hosts.txt").read_text() == "node1\n"
+
+
+def test_a_signal_that_comes_before_there_is_a_process_reaches_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began, words = time.monotonic(), _Supervisor._words
+
+    def interrupted(self: _Supervisor, first: bool) -> list[str]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return words(self, first)
+
+    monkeypatch.setattr(_Supervisor, "_words", interrupted)
+    assert supervised(tmp_path, monkeypatch, "time.sleep(300)") == 75
+    assert time.monotonic() - began < 200
+
+
+def test_a_run_does_not_wait_for_somebody_to_read_its_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As under `| tee` that has died: more than a pipe holds is written, and the run ends well."""
+
+    class Gone:
+        def write(self, _: Any) -> None:
+            raise BrokenPipeError(32, "Broken pipe")
+
+        def flush(self) -> None:
+            pass
+
+    gone: Any = Gone()
+    gone.buffer = gone
+    monkeypatch.setattr(sys, "stderr", gone)
+    body = "sys.stderr.write(('x' * 99 + '\\n') * 5000)\nsys.exit(0 if life == 2 else 9)"
+    assert supervised(tmp_path, monkeypatch, body, hang_seconds=120.0) == 0
+    assert len(lives()) == 2
 
 
 @pytest.mark.parametrize("status", [0, 2, 75, 130])
@@ -183,7 +276,10 @@ if life == 1:
     assert "waits_for_ever" in Path(failure["details"], "rank-0.stacks.txt").read_text()
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 75), (signal.SIGINT, 130), (signal.SIGUSR1, 75)])
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [(signal.SIGTERM, 75), (signal.SIGINT, 130), (signal.SIGUSR1, 75), (signal.SIGHUP, 75)],
+)
 def test_a_signal_goes_on_to_the_run_and_ends_the_supervision(
     tmp_path: Path, number: signal.Signals, status: int
 ) -> None:

@@ -1,5 +1,6 @@
 """Checkpoint folders are whole or absent."""
 
+import errno
 import json
 import os
 import signal
@@ -42,9 +43,12 @@ def test_the_manifest_names_every_file_with_its_hash(tmp_path: Path) -> None:
     assert step_of(tmp_path / folder_name(3)) == 3
 
 
-@pytest.mark.parametrize("damage", ["truncate", "flip", "delete", "no manifest", "empty manifest"])
+DAMAGES = ["truncate", "flip", "delete", "no manifest", "empty manifest", "flip in manifest", "unreadable sector"]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_taken(
-    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     good, bad = write(tmp_path, 1), write(tmp_path, 2)
     weights = bad / "model.safetensors"
@@ -59,6 +63,18 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_taken(
             (bad / "manifest.json").unlink()
         case "empty manifest":
             (bad / "manifest.json").write_text("")
+        case "flip in manifest":
+            manifest = (bad / "manifest.json").read_text()
+            (bad / "manifest.json").write_text(manifest.replace('"bytes"', '"cytes"', 1))
+        case "unreadable sector":
+            digest = checkpoint_folder._digest
+
+            def read(file: Path) -> str:
+                if bad in file.parents:
+                    raise OSError(errno.EIO, "Input/output error", str(file))
+                return digest(file)
+
+            monkeypatch.setattr(checkpoint_folder, "_digest", read)
     with pytest.raises(DamagedCheckpointError, match="step-00000002"):
         read_manifest(bad)
     assert newest_valid_checkpoint(tmp_path) == good

@@ -163,17 +163,17 @@ class Control(L.Callback):
             raise SystemExit(EX_START_AGAIN)
 
     def _carry_out(self, trainer: L.Trainer, request: dict[str, Any]) -> str:
-        match request["command"]:
-            case "set":
-                return self._change(trainer, request["changes"])
-            case "save" | "stop" as command:
+        match request:
+            case {"command": "set", "changes": dict() as changes} if all(isinstance(v, str) for v in changes.values()):
+                return self._change(trainer, changes)
+            case {"command": ("save" | "stop") as command}:
                 checkpointing = _checkpointing(trainer)
                 checkpointing.request(None if command == "save" else Leave("lmstack control stop", EX_INTERRUPTED))
-                return f"step {trainer.global_step} is saved" + (", and the run ends" if command == "stop" else "")
-            case "rollback":
-                return self._roll_back(trainer, request["step"])
-            case other:
-                raise ValueError(f"unknown command {other!r}.")
+                return f"saving step {trainer.global_step}" + (", and then the run ends" if command == "stop" else "")
+            case {"command": "rollback", "step": int(step)}:
+                return self._roll_back(trainer, step)
+            case _:
+                raise ValueError(f"unknown command {request['command']!r}, or not all that belongs to it.")
 
     def _change(self, trainer: L.Trainer, texts: dict[str, str]) -> str:
         texts = _joined(texts)
@@ -259,6 +259,9 @@ def _joined(texts: dict[str, str]) -> dict[str, str]:
     whole = [WEIGHTS, *([OPTIMIZER] if f"{OPTIMIZER}.kind" in texts else [])]
     joined: dict[str, str] = {}
     for key, text in texts.items():
+        if key in (WEIGHTS, OPTIMIZER):
+            below = "<source>=1" if key == WEIGHTS else "kind=muon"
+            raise ValueError(f"{key}={text}: name what is below it, as {key}.{below}.")
         parent = next((name for name in whole if key.startswith(f"{name}.")), None)
         if parent is None:
             joined[key] = text

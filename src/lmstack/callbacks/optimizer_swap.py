@@ -25,7 +25,7 @@ def optimizer_from(key: str, text: str) -> dict[str, Any]:
         ValueError: The kind is unknown, a field is not one of its own, is missing, or is out of range.
     """
     given = json.loads(text)
-    kind = given.get("kind")
+    kind = str(given.get("kind"))
     if kind not in KINDS:
         raise ValueError(f"{key}.kind={kind}: must be one of {', '.join(KINDS)}.")
     fields = {field.name: field for field in dataclasses.fields(KINDS[kind])}

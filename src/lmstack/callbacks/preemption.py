@@ -24,6 +24,7 @@ SLURM_END = "SLURM_JOB_END_TIME"
 """Where Slurm says when it will end the job, in seconds of Unix time."""
 
 _EXIT_STATUS = {signal.SIGTERM: EX_TEMPFAIL, signal.SIGUSR1: EX_TEMPFAIL, signal.SIGINT: EX_INTERRUPTED}
+_STARTED_AGAIN = {"LMSTACK_SUPERVISED", "TORCHELASTIC_RUN_ID"}  # by the parent, which sets them
 _TIME_IS_UP = 1000  # above every signal's number, in what the ranks agree on
 _TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<hours>\d+):(?P<minutes>[0-5]\d):(?P<seconds>[0-5]\d)")
 
@@ -36,8 +37,8 @@ class Preemption(L.Callback):
 
     Args:
         time_limit: How long this process may run, as Slurm writes it: `hours:minutes:seconds` or
-            `days-hours:minutes:seconds`. None takes the end of the Slurm job where there is one
-            (`SLURM_JOB_END_TIME`), and else has no limit.
+            `days-hours:minutes:seconds`; where a supervisor or torchrun starts it again, from their start on. None
+            takes the end of the Slurm job where there is one (`SLURM_JOB_END_TIME`), and else has no limit.
         margin_seconds: Leave so long before the limit; a step, a validation and a save must fit into it.
     """
 
@@ -174,9 +175,10 @@ def parse_time_limit(text: str) -> float:
 
 
 def _started_at() -> float:
-    """When this process started, in seconds of Unix time, as near as the system says."""
+    """When this process, or its parent that starts it again, started: in seconds of Unix time, as near as is known."""
+    process = os.getppid() if _STARTED_AGAIN & os.environ.keys() else os.getpid()
     try:
-        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        ticks = int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19])
     except OSError:  # not Linux
         return time.time() - time.process_time()
     return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + ticks / os.sysconf("SC_CLK_TCK")

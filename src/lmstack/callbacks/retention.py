@@ -1,6 +1,7 @@
 """Which checkpoints stay."""
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -51,11 +52,14 @@ class Retention:
 
     def _best(self, manifests: dict[Path, dict[str, Any]]) -> list[Path]:
         sign = 1.0 if self.mode == "min" else -1.0
-        scored = [
-            (sign * float(value), folder)
-            for folder, manifest in manifests.items()
-            if (value := manifest.get("metrics", {}).get(self.monitor)) is not None
-        ]
+        scored, before = [], None
+        for folder, manifest in manifests.items():
+            metrics = manifest.get("metrics", {})
+            value = metrics.get(self.monitor)
+            # A checkpoint that no validation was followed by carries the metrics of the last one.
+            if value is not None and math.isfinite(value) and metrics != before:
+                scored.append((sign * float(value), folder))
+            before = metrics
         return [folder for _, folder in sorted(scored)[: self.best]]
 
     def _one_of_each_stretch(self, manifests: dict[Path, dict[str, Any]]) -> list[Path]:

@@ -65,7 +65,9 @@ class SpikeGuard(L.Callback):
     @property
     def holds_checkpoints(self) -> bool:
         """Whether no checkpoint may be deleted now: one of them may be needed."""
-        return isinstance(self.policy, RollbackPolicy) and bool(self._strikes)
+        return isinstance(self.policy, RollbackPolicy) and (
+            bool(self._strikes) or any(numbers[-1] for _, numbers in self._arrived())
+        )
 
     # ---- every step -----------------------------------------------------------------------------------------------
 
@@ -120,6 +122,13 @@ class SpikeGuard(L.Callback):
                 self._due = True
             else:
                 self._stop(trainer, f"{len(self._strikes)} updates were skipped (policy.max_strikes)")
+
+    def _arrived(self) -> list[tuple[int, list[float]]]:
+        """Verdicts that nothing has followed from yet, by step; waits for the device."""
+        for _, _, arrived in self._pending:
+            if arrived is not None:
+                arrived.synchronize()
+        return [(step, numbers.tolist()) for step, numbers, _ in self._pending]
 
     def _facts(self, trainer: L.Trainer, step: int, numbers: list[float]) -> dict[str, Any]:
         """What a line says of a rejected step."""
@@ -235,15 +244,12 @@ class SpikeGuard(L.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """What later decisions depend on."""
-        for _, _, arrived in self._pending:
-            if arrived is not None:
-                arrived.synchronize()
         return {
             "detector": self.detector.state_dict(),
             "num_decisions": self.num_decisions,
             "rollbacks": [dict(rollback) for rollback in self.rollbacks],
             "strikes": list(self._strikes),
-            "pending": [(step, numbers.tolist()) for step, numbers, _ in self._pending],
+            "pending": self._arrived(),
             "due": self._due,
         }
 

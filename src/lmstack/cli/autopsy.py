@@ -6,6 +6,7 @@ import shutil
 import signal
 import socket
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -148,14 +149,19 @@ def stacks_of_all(run_folder: Path, session: int) -> Path:
     return folder
 
 
-def newest_step(run_folder: Path) -> int:
-    """Step of the newest checkpoint that has a manifest, -1 without any. Hashes are left to those who load it.
+def saved_steps(run_folder: Path) -> set[tuple[int, int]]:
+    """Step and time of each checkpoint that has a manifest. Hashes are left to those who load it.
 
     Args:
         run_folder: Of the run.
     """
-    found = (run_folder / "checkpoints").glob("step-*/manifest.json")
-    return max((int(path.parent.name.removeprefix("step-")) for path in found), default=-1)
+    found = set()
+    for path in (run_folder / "checkpoints").glob("step-*/manifest.json"):
+        step = path.parent.name.removeprefix("step-")
+        with suppress(FileNotFoundError):  # deleted in this moment
+            if step.isdigit():
+                found.add((int(step), path.stat().st_mtime_ns))
+    return found
 
 
 def remember(run_folder: Path, failure: Failure, exclude_after: int) -> list[str]:
@@ -168,12 +174,17 @@ def remember(run_folder: Path, failure: Failure, exclude_after: int) -> list[str
 
     Returns:
         Hosts that were added.
+
+    Raises:
+        OSError: The disk takes no more.
     """
     run_folder.mkdir(parents=True, exist_ok=True)
     with (run_folder / RESTARTS).open("a") as file:
         file.write(json.dumps(asdict(failure)) + "\n")
-    lines = (run_folder / RESTARTS).read_text().splitlines()
-    hosts = [host for line in lines for host in json.loads(line)["host"].split(",")]
+    hosts: list[str] = []
+    for line in (run_folder / RESTARTS).read_text(errors="replace").splitlines():
+        with suppress(ValueError):  # torn, by a full disk
+            hosts += json.loads(line)["host"].split(",")
     path = run_folder / EXCLUDED
     excluded = path.read_text().split() if path.exists() else []
     added = [host for host in dict.fromkeys(hosts) if hosts.count(host) >= exclude_after and host not in excluded]
@@ -185,8 +196,9 @@ def remember(run_folder: Path, failure: Failure, exclude_after: int) -> list[str
 def _beats(run_folder: Path) -> list[dict[str, Any]]:
     found = []
     for path in sorted((run_folder / _HEARTBEATS).glob("rank-*.json")):
-        if facts := _read(path):
-            found.append({**facts, "at": path.stat().st_mtime})
+        with suppress(FileNotFoundError):  # the folder of a run that failed at its start is removed
+            if facts := _read(path):
+                found.append({**facts, "at": path.stat().st_mtime})
     return found
 
 

@@ -43,7 +43,13 @@ def main(argv: list[str]) -> int:
     if not folder.is_dir():
         raise ConfigError(f"{folder}: no such run folder.")
     path = send_request(folder, request)
-    said = await_answer(path, seconds)
+    try:
+        said = await_answer(path, seconds)
+    except TimeoutError:
+        raise ConfigError(
+            f"{folder}: the run has taken the request, and says nothing after {seconds:g} s. It does what was asked, "
+            "unless it has ended: see its output and run.json."
+        ) from None
     if said is None:
         raise ConfigError(
             f"{folder}: no answer in {seconds:g} s, and the request is taken back. Is the run going on, with "

@@ -8,13 +8,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from lmstack.cli.args import Arguments
-from lmstack.cli.autopsy import Failure, Watch, newest_step, remember, stacks_of_all
+from lmstack.cli.autopsy import RESTARTS, Failure, Watch, remember, saved_steps, stacks_of_all
 from lmstack.cli.failures import EXIT_CONFIG, EXIT_INTERRUPTED, ConfigError
 from lmstack.cli.launch import SUPERVISED
 
@@ -105,12 +106,17 @@ class _Supervisor:
         self.program = program
         self.arguments = arguments
         self.run_folder = run_folder
+        # Without ckpt_path=last a run replaces what it finds: that is neither its progress nor to be gone on from.
+        goes_on = any((o.key, o.value) == ("ckpt_path", "last") for o in arguments.overrides)
+        self.of_another_run = set() if goes_on else saved_steps(run_folder)
         self.process: subprocess.Popen[bytes] | None = None
         self.told_to_stop: int | None = None
         self.last_lines: deque[str] = deque(maxlen=_LAST_LINES)
 
     def run(self) -> int:
-        previous = {number: signal.signal(number, self._pass_on) for number in _PASSED_ON}
+        is_ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN  # nohup
+        passed_on = [number for number in _STOPPED if not (number == signal.SIGHUP and is_ignored)]
+        previous = {number: signal.signal(number, self._pass_on) for number in passed_on}
         try:
             return self._lives()
         finally:
@@ -118,7 +124,7 @@ class _Supervisor:
                 signal.signal(number, handler)
 
     def _lives(self) -> int:
-        progress, in_a_row, first = newest_step(self.run_folder), 0, True
+        progress, in_a_row, first = self._newest_step(), 0, True
         while True:
             status, failure = self._one_life(self._words(first))
             first = False
@@ -126,14 +132,18 @@ class _Supervisor:
                 return status if status in _FINAL else _STOPPED[self.told_to_stop]
             if failure is None and status != EXIT_START_AGAIN:
                 return status
-            if failure is None:
+            step = self._newest_step()
+            if failure is None:  # put back: what comes after this step is new again
+                progress, in_a_row = step, 0
                 continue
-            step = newest_step(self.run_folder)
             in_a_row = in_a_row + 1 if step <= progress else 1
             progress = max(progress, step)
             gives_up = in_a_row >= self.config.max_failures
-            for host in remember(self.run_folder, failure, self.config.exclude_after):
-                _say(f"{host} fails repeatedly: see excluded_hosts.txt. Slurm: --exclude={host}")
+            try:
+                for host in remember(self.run_folder, failure, self.config.exclude_after):
+                    _say(f"{host} fails repeatedly: see excluded_hosts.txt. Slurm: --exclude={host}")
+            except OSError as error:
+                _say(f"cannot write {RESTARTS}: {error.strerror}.")
             _say(f"{failure}{' The last lines were:' if failure.last_lines else ''}")
             for line in failure.last_lines[-_SHOWN_LINES:]:
                 _say(f"  {line}")
@@ -151,11 +161,15 @@ class _Supervisor:
 
     def _words(self, first: bool) -> list[str]:
         """The command line; once there is a checkpoint of its own, a run goes on from that and replaces nothing."""
-        goes_on = not first and newest_step(self.run_folder) >= 0
+        goes_on = not first and self._newest_step() >= 0
         dropped = {"ckpt_path", "overwrite"} if goes_on else set()
         kept = [override for override in self.arguments.overrides if override.key not in dropped]
         words = [f"--{o.key}={o.value}" if o.is_option else o.text for o in kept]
         return ["--config", str(self.arguments.config), *words, *(["ckpt_path=last"] if goes_on else [])]
+
+    def _newest_step(self) -> int:
+        """Of the run's own checkpoints; -1 without any."""
+        return max((step for step, _ in saved_steps(self.run_folder) - self.of_another_run), default=-1)
 
     def _one_life(self, words: list[str]) -> tuple[int, Failure | None]:
         self.last_lines.clear()
@@ -166,13 +180,16 @@ class _Supervisor:
         self.process = process = subprocess.Popen(
             command, env=environment, stderr=subprocess.PIPE, start_new_session=True
         )
+        if self.told_to_stop is not None:  # before there was a process to tell
+            self._pass_on(self.told_to_stop, None)
         reader = threading.Thread(target=self._copy_errors, args=(process,), daemon=True)
         reader.start()
         while process.poll() is None:
             time.sleep(_POLL_SECONDS)
             watch.look()
             if watch.hangs and process.poll() is None:
-                watch.stacks = stacks_of_all(self.run_folder, process.pid)
+                with suppress(OSError):  # a full disk
+                    watch.stacks = stacks_of_all(self.run_folder, process.pid)
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
         watch.look()
@@ -186,8 +203,9 @@ class _Supervisor:
     def _copy_errors(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stderr is not None
         for line in process.stderr:
-            sys.stderr.buffer.write(line)
-            sys.stderr.flush()
+            with suppress(OSError):  # nobody reads it any more: the run must not wait for them
+                sys.stderr.buffer.write(line)
+                sys.stderr.flush()
             if text := line.decode(errors="replace").rstrip():
                 self.last_lines.append(text)
 
@@ -195,7 +213,7 @@ class _Supervisor:
         del frame
         self.told_to_stop = number
         if self.process is not None and self.process.poll() is None:
-            self.process.send_signal(number)
+            self.process.send_signal(signal.SIGTERM if number == signal.SIGHUP else number)
 
     def _sleep(self, seconds: float) -> bool:
         """Whether nobody interrupted."""
@@ -208,10 +226,11 @@ class _Supervisor:
 _STOPPED: dict[int, int] = {
     signal.SIGTERM: EXIT_TRY_AGAIN,
     signal.SIGUSR1: EXIT_TRY_AGAIN,
+    signal.SIGHUP: EXIT_TRY_AGAIN,
     signal.SIGINT: EXIT_INTERRUPTED,
 }
-_PASSED_ON = tuple(_STOPPED)
 
 
 def _say(text: str) -> None:
-    print(f"lmstack: supervisor: {text}", file=sys.stderr, flush=True)
+    with suppress(OSError):
+        print(f"lmstack: supervisor: {text}", file=sys.stderr, flush=True)

@@ -1,5 +1,6 @@
 """Checkpoint folders that are whole or absent: written beside, synced, renamed; every file's hash in a manifest."""
 
+import errno
 import hashlib
 import json
 import logging
@@ -89,21 +90,16 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         folder: A checkpoint folder.
 
     Raises:
-        DamagedCheckpointError: A file is missing, shorter or altered; the message names it.
+        DamagedCheckpointError: A file is missing, shorter, altered or on a broken disk; the message names it.
     """
     try:
         manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
-        entries = manifest["files"].items()
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+        entries = [(name, entry["bytes"], entry["sha256"]) for name, entry in manifest["files"].items()]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedCheckpointError(f"{folder}: no readable {MANIFEST} ({error}).") from error
-    for name, entry in entries:
-        file = folder / name
-        if not file.is_file():
-            raise DamagedCheckpointError(f"{folder}: {name} is missing.")
-        if file.stat().st_size != entry["bytes"]:
-            raise DamagedCheckpointError(f"{folder}: {name} has {file.stat().st_size} bytes, not {entry['bytes']}.")
-        if _digest(file) != entry["sha256"]:
-            raise DamagedCheckpointError(f"{folder}: {name} does not match its SHA-256.")
+    for name, size, digest in entries:
+        if trouble := _trouble(folder / name, size, digest):
+            raise DamagedCheckpointError(f"{folder}: {name} {trouble}.")
     return manifest
 
 
@@ -182,6 +178,20 @@ def _swap(partial: Path, path: Path) -> None:
     else:
         partial.rename(path)
     _sync(path.parent)
+
+
+def _trouble(file: Path, size: int, digest: str) -> str | None:
+    """What is wrong with a file; None when it is as it was written."""
+    try:
+        if not file.is_file():
+            return "is missing"
+        if file.stat().st_size != size:
+            return f"has {file.stat().st_size} bytes, not {size}"
+        return None if _digest(file) == digest else "does not match its SHA-256"
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        return f"cannot be read ({error.strerror})"
 
 
 def _digest(file: Path) -> str:

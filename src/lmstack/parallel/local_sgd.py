@@ -71,7 +71,6 @@ class LocalSGD(DDPStrategy):
             momentum=self.outer_momentum,
             nesterov=self.outer_momentum > 0.0,
         )
-        self._restore()
 
     def optimizer_step(self, optimizer: Optimizer, closure: Callable[[], Any], model: Any = None, **kwargs: Any) -> Any:
         """A step of this process; every `period` of them, an exchange.
@@ -141,13 +140,15 @@ class LocalSGD(DDPStrategy):
         return checkpoint
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        """Take this process's own where there is one.
+        """Take this process's own where there is one, and what else it needs to go on: also in a rollback.
 
         Args:
             checkpoint: As it was saved.
         """
         own = self._own()
         Strategy.load_optimizer_state_dict(self, checkpoint if own is None else own)
+        self._restore()
+        self._loaded = None  # it has the state of all processes
 
     @torch.no_grad()
     def _restore(self) -> None:
