@@ -15,6 +15,8 @@ TEXTS = {
     "zh": "委员会于星期四开会讨论预算，没有人对结果感到意外。",
     "ja": "委員会は木曜日に予算について話し合うために集まり、誰も結果に驚かなかった。",
     "ko": "위원회는 목요일에 예산을 논의하기 위해 모였고 아무도 결과에 놀라지 않았다.",
+    "ta": "வரவு செலவுத் திட்டம் குறித்து விவாதிக்க குழு வியாழக்கிழமை கூடியது; முடிவால் யாரும் ஆச்சரியப்படவில்லை.",
+    "bn": "বাজেট নিয়ে আলোচনা করতে কমিটি বৃহস্পতিবার বৈঠক করেছে। ফলাফলে কেউ অবাক হয়নি।",
     "mixed": "委员会于星期四开会讨论预算，没有人对结果感到意外。 The committee met on Thursday to discuss the budget.",
     "und": "12:30 — 45 % (3.14)",
 }
@@ -29,6 +31,24 @@ def test_a_sentence_is_recognised(language: str) -> None:
 def test_a_few_foreign_words_do_not_make_a_document_mixed() -> None:
     assert identify(TEXTS["zh"] * 5 + " GPU, Python and PyTorch") == "zh"
     assert identify(TEXTS["en"] * 5 + " 北京") == "en"
+
+
+def test_letters_of_any_script_count() -> None:
+    assert identify(TEXTS["ta"] * 5 + " GPU, Python and PyTorch") == "ta"
+    assert identify(TEXTS["ta"] + TEXTS["en"]) == "mixed"
+
+
+def test_a_long_document_is_looked_at_all_along_its_length() -> None:
+    chinese, english = "预算委员会开会" * 2000, "the budget committee " * 1000
+    assert identify(chinese + english + chinese + english + chinese) == "zh"
+    assert identify(chinese[:10_000] + english * 2 + chinese[:10_000] + english * 2 + chinese[:10_000]) == "mixed"
+
+
+def test_more_letters_are_looked_at_where_more_are_asked_for() -> None:
+    text = "hmm " * 60 + TEXTS["de"] * 20 + "hmm " * 60
+    assert identify(text, sample=600) == identify(text, sample=6000) == "de"
+    with pytest.raises(ValueError, match=r"language\.sample=0"):
+        IdentifyLanguage(sample=0)
 
 
 def test_a_chinese_character_weighs_as_three_letters() -> None:

@@ -5,7 +5,6 @@ import fcntl
 import hashlib
 import importlib.metadata
 import json
-import os
 import re
 import shutil
 import sys
@@ -16,9 +15,6 @@ from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from lmstack.data.manifest import (
     FORMAT_VERSION,
@@ -33,10 +29,12 @@ from lmstack.data.manifest import (
     combine_hashes,
 )
 from lmstack.data.shard_format import ChunkInfo, token_dtype, write_index, write_json
+from lmstack.prep.collect.cutting import file_state, packed
 from lmstack.prep.overlap import refuse_overlap
 from lmstack.prep.partition import WORK_FOLDER, Partition, Settings, build_partition, read_record
 from lmstack.prep.pool import available_cores, process_pool
-from lmstack.prep.readers import Piece, SourceConfig, list_pieces
+from lmstack.prep.progress import byte_progress
+from lmstack.prep.readers import SourceConfig, list_pieces
 from lmstack.tokenization.tokenizer import Tokenizer
 
 Sources = Mapping[str, str | list[str] | SourceConfig]
@@ -140,7 +138,7 @@ def _make_plan(
     partition_bytes = min(max(total // _NUM_PARTITIONS, _SMALLEST_PARTITION), _LARGEST_PARTITION)
     partitions: list[Partition] = []
     for name, source, fraction in groups:
-        for part in _pack(list_pieces(name, source, partition_bytes), partition_bytes):
+        for part in packed(list_pieces(name, source, partition_bytes), partition_bytes):
             partitions.append(Partition(len(partitions), name, source, part, fraction))
     identity = {
         "format_version": FORMAT_VERSION,
@@ -148,7 +146,7 @@ def _make_plan(
         "seed": seed,
         "chunk_bytes": chunk_bytes,
         "partitions": [asdict(partition) for partition in partitions],
-        "files": _file_states(pieces),
+        "files": {piece.path: file_state(piece.path) for group in pieces for piece in group},
     }
     inputs = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     names = list(dict.fromkeys(name for name, _, _ in groups))
@@ -156,31 +154,8 @@ def _make_plan(
     return _Plan(tuple(partitions), paths, inputs)
 
 
-def _pack(pieces: Sequence[Piece], max_bytes: int) -> Iterator[tuple[Piece, ...]]:
-    part: list[Piece] = []
-    for piece in pieces:
-        if part and sum(p.size for p in part) + piece.size > max_bytes:
-            yield tuple(part)
-            part = []
-        part.append(piece)
-    if part:
-        yield tuple(part)
-
-
 def _paths(source: SourceConfig) -> list[str]:
     return [source.paths] if isinstance(source.paths, str) else source.paths
-
-
-def _file_states(pieces: list[list[Piece]]) -> dict[str, object]:
-    """What shows that a file has changed, without reading it."""
-    states: dict[str, object] = {}
-    for piece in (piece for group in pieces for piece in group):
-        if piece.path.startswith("python:"):
-            states[piece.path] = sys.version
-        elif piece.path not in states:
-            stat = os.stat(piece.path)
-            states[piece.path] = (stat.st_size, stat.st_mtime_ns)
-    return states
 
 
 def _finished(output: Path, plan: _Plan, tokenizer: Tokenizer, overwrite: bool) -> Manifest | None:
@@ -256,18 +231,9 @@ def _run(settings: Settings, partitions: Sequence[Partition], num_workers: int |
     todo = [partition for partition in partitions if read_record(settings.output, partition.index) is None]
     workers = min(available_cores() if num_workers is None else num_workers, len(todo))
     done = sum(p.size for p in partitions) - sum(p.size for p in todo)
-    with _progress(sum(p.size for p in partitions), done) as advance, process_pool(workers) as run:
+    with byte_progress("tokenizing", sum(p.size for p in partitions), done) as advance, process_pool(workers) as run:
         for size in run(partial(build_partition, settings), todo):
             advance(size)
-
-
-@contextmanager
-def _progress(total: int, completed: int) -> Iterator[Any]:
-    columns = (TextColumn("tokenizing"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("", total=total, completed=completed)
-        yield lambda size: progress.advance(task, size)
 
 
 def _finish(output: Path, plan: _Plan, tokenizer: Tokenizer, seed: int, validation_fraction: float) -> Manifest:

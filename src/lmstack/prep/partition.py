@@ -12,7 +12,8 @@ import numpy as np
 
 from lmstack.data.manifest import SPLITS, Split
 from lmstack.data.shard_format import token_dtype, write_chunk, write_json
-from lmstack.prep.readers import Document, Piece, SourceConfig, read_piece
+from lmstack.prep.collect.cutting import Piece
+from lmstack.prep.readers import Document, SourceConfig, read_piece
 from lmstack.prep.split import is_validation
 from lmstack.tokenization.tokenizer import Tokenizer
 

@@ -2,16 +2,15 @@
 
 import hashlib
 import json
-import os
 import re
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import lmstack
-from lmstack.prep.collect.source import Piece, Source, list_pieces
+from lmstack.prep.collect.cutting import Piece, file_state, packed
+from lmstack.prep.collect.source import Source, list_pieces
 from lmstack.prep.stage import CorpusStage, ReadsFiles, Stage
 
 COLLECT = "collect"
@@ -133,9 +132,9 @@ def make_plan(output: Path, sources: Mapping[str, Source], stages: Mapping[str, 
     size = min(max(total // _NUM_PARTITIONS, _SMALLEST_PARTITION), _LARGEST_PARTITION)
     partitions: list[Partition] = []
     for name, source in sources.items():
-        for part in _pack(list_pieces(name, source, size), size):
+        for part in packed(list_pieces(name, source, size), size):
             partitions.append(Partition(len(partitions), name, part))
-    read = {piece.path: _file_state(piece.path) for group in pieces.values() for piece in group}
+    read = {piece.path: file_state(piece.path) for group in pieces.values() for piece in group}
     identity = _hash([_FORMAT_VERSION, lmstack.__version__, seed, [asdict(p) for p in partitions], read])
     identity = _hash([identity, {name: asdict(source) for name, source in sources.items()}])
     planned = [PlannedStage(COLLECT, None, identity)]
@@ -145,36 +144,10 @@ def make_plan(output: Path, sources: Mapping[str, Source], stages: Mapping[str, 
     return Plan(output, dict(sources), tuple(partitions), tuple(planned), seed)
 
 
-def _pack(pieces: Sequence[Piece], max_bytes: int) -> Iterator[tuple[Piece, ...]]:
-    part: list[Piece] = []
-    size = 0
-    for piece in pieces:
-        if part and size + piece.size > max_bytes:
-            yield tuple(part)
-            part, size = [], 0
-        part.append(piece)
-        size += piece.size
-    if part:
-        yield tuple(part)
-
-
-def _file_state(path: str) -> Any:
-    """What shows that a file has changed, without reading it."""
-    if path.startswith("python:"):
-        return sys.version
-    if "://" in path:
-        return path
-    try:
-        stat = os.stat(path)
-    except OSError:
-        return None
-    return [stat.st_size, stat.st_mtime_ns]
-
-
 def _settings(stage: Stage) -> Any:
     """The fields of a stage, and the state of the files that it reads."""
     files = sorted(map(str, stage.input_files())) if isinstance(stage, ReadsFiles) else []
-    return [asdict(stage), {file: _file_state(file) for file in files}]  # type: ignore[call-overload]
+    return [asdict(stage), {file: file_state(file) for file in files}]  # type: ignore[call-overload]
 
 
 def _hash(value: Any) -> str:

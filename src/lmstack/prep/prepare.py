@@ -2,18 +2,17 @@
 
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from lmstack.data.shard_format import write_json
 from lmstack.prep.collect.source import Source
 from lmstack.prep.plan import STAGES_FOLDER, Plan, Step, make_plan
 from lmstack.prep.pool import Map
+from lmstack.prep.progress import byte_progress
 from lmstack.prep.stage import Stage
 from lmstack.prep.tally import Tally, total
 from lmstack.prep.task import SURVEYS, Task, run_task, tally_file
@@ -60,7 +59,7 @@ def prepare_documents(
     console = Console(stderr=True)
     for number, planned in enumerate(plan.stages):
         began = time.perf_counter()
-        num_tasks = sum(_run_step(plan, step, run, console) for step in plan.steps() if step.stage == number)
+        num_tasks = sum(_run_step(plan, step, run) for step in plan.steps() if step.stage == number)
         seconds = time.perf_counter() - began if num_tasks else 0.0
         results.append(stage_result(plan, number, seconds))
         console.print(result_line(results[-1]), highlight=False, soft_wrap=True)
@@ -147,7 +146,7 @@ def _listed(numbers: Iterable[tuple[str, int]]) -> str:
     return ", ".join(shown + ([f"{len(rest)} others {sum(number for _, number in rest):,}"] if rest else []))
 
 
-def _run_step(plan: Plan, step: Step, run: Map, console: Console) -> int:
+def _run_step(plan: Plan, step: Step, run: Map) -> int:
     """Run the tasks of a step that are not done; their number."""
     tasks = [Task(plan, step, index) for index in range(step.num_tasks)]
     if step.action in ("survey", "decide") and _is_decided(plan, step):
@@ -156,7 +155,7 @@ def _run_step(plan: Plan, step: Step, run: Map, console: Console) -> int:
     if todo:
         name = plan.stages[step.stage].name
         done = sum(task.size for task in tasks) - sum(task.size for task in todo)
-        with _progress(f"{name}: {step.action}", sum(task.size for task in tasks), done, console) as progress:
+        with byte_progress(f"{name}: {step.action}", sum(task.size for task in tasks), done) as progress:
             for size in run(run_task, todo):
                 progress(size)
     return len(todo)
@@ -164,11 +163,3 @@ def _run_step(plan: Plan, step: Step, run: Map, console: Console) -> int:
 
 def _is_decided(plan: Plan, step: Step) -> bool:
     return Task(plan, Step(step.stage, "decide", 1), 0).result.exists()
-
-
-@contextmanager
-def _progress(title: str, whole: int, done: int, console: Console) -> Iterator[Callable[[int], None]]:
-    columns = (TextColumn(title), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
-        task = progress.add_task("", total=whole, completed=done)
-        yield lambda size: progress.advance(task, size)

@@ -1,37 +1,29 @@
-"""Documents from files: text, JSONL (also as .gz and .zst) and Parquet, in folders and globs."""
+"""Documents as they stand, for tokens: every character is kept, and the first flaw stops the run with its line.
+
+Files are opened, uncompressed and cut by `collect`; what becomes of the content differs, for `collect` mends, skips
+and counts what it meets, and `data build` is told that its sources are sound.
+"""
 
 import codecs
 import glob
-import gzip
 import hashlib
 import json
 import os
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import IO, Any, Literal, cast
+from typing import Any, Literal
 
 from lmstack.prep import stdlib_corpus
-from lmstack.prep.parts import BLOCK_BYTES, ByteStream, parts, split
+from lmstack.prep.collect.cutting import Piece, python_pieces, row_groups, stretches
+from lmstack.prep.collect.encoding import is_ascii_compatible
+from lmstack.prep.collect.opening import opened, separated
+from lmstack.prep.collect.source import format_of, list_files
+from lmstack.prep.parts import BLOCK_BYTES
 
-Kind = Literal["text", "jsonl", "jsonl.gz", "jsonl.zst", "parquet", "python"]
-
-_KIND_OF_SUFFIX: dict[str, Kind] = {
-    ".txt": "text",
-    ".text": "text",
-    ".md": "text",
-    ".rst": "text",
-    ".py": "text",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".jsonl.gz": "jsonl.gz",
-    ".json.gz": "jsonl.gz",
-    ".jsonl.zst": "jsonl.zst",
-    ".parquet": "parquet",
-}
-
-
+_SUFFIXES = (
+    ".txt", ".text", ".md", ".rst", ".py", ".jsonl", ".ndjson", ".jsonl.gz", ".json.gz", ".jsonl.zst", ".parquet",
+)  # fmt: skip
 _UNREADABLE_SUFFIXES = (".json", ".gz", ".bz2", ".xz", ".zst", ".zip", ".tar", ".arrow", ".bin")
 
 
@@ -81,25 +73,6 @@ class SourceConfig:
             raise ValueError(f"encoding={self.encoding!r} is not known to Python. Use one such as latin-1.") from None
 
 
-@dataclass(frozen=True)
-class Piece:
-    """A stretch of a source that one process reads at a time.
-
-    Attributes:
-        kind: Format of the file.
-        path: The file; the pseudo path for the texts of this Python.
-        start: First byte, first row group of Parquet, or first module: a piece holds what begins in it.
-        stop: One past the last.
-        size: Bytes to read, for the progress bar.
-    """
-
-    kind: Kind
-    path: str
-    start: int
-    stop: int
-    size: int
-
-
 def list_pieces(name: str, source: SourceConfig, max_bytes: int) -> list[Piece]:
     """Every stretch of a source, in an order that depends on the names of its files only.
 
@@ -111,11 +84,10 @@ def list_pieces(name: str, source: SourceConfig, max_bytes: int) -> list[Piece]:
     pieces: list[Piece] = []
     for path in [source.paths] if isinstance(source.paths, str) else source.paths:
         if path.startswith("python:"):
-            sizes = stdlib_corpus.sizes(path)
-            pieces += [Piece("python", path, i, i + 1, size) for i, size in enumerate(sizes)]
+            pieces += python_pieces(path)
         else:
-            for file, kind in _list_files(name, path):
-                pieces += _cut(file, kind, source, max_bytes)
+            for file, size in _list_files(name, path):
+                pieces += _cut(file, size, source, max_bytes)
     if not pieces:
         raise ValueError(f"Source {name!r} names no paths. Give it at least one file, folder or glob.")
     return pieces
@@ -128,14 +100,13 @@ def read_piece(piece: Piece, source: SourceConfig) -> Iterator[Document]:
         piece: What to read.
         source: How to read it.
     """
-    if piece.kind == "python":
+    if piece.format == "python":
         for text, key in stdlib_corpus.documents(piece.path, piece.start, piece.stop):
             yield Document(text, key)
         return
-    try:
-        yield from _READERS[piece.kind](piece, source)
-    except (OSError, EOFError) as error:
-        raise ValueError(f"{piece.path} cannot be read: {error}. Repair the file or leave it out.") from error
+    read = {"jsonl": _read_jsonl, "parquet": _read_parquet}.get(piece.format or "text", _read_text)
+    with _explained(piece.path):
+        yield from read(piece, source)
 
 
 def read_source(name: str, source: SourceConfig, max_bytes: int = 1 << 24) -> Iterator[Document]:
@@ -152,96 +123,78 @@ def read_source(name: str, source: SourceConfig, max_bytes: int = 1 << 24) -> It
                 yield document
 
 
-def _list_files(name: str, path: str) -> list[tuple[str, Kind]]:
+def _list_files(name: str, path: str) -> list[tuple[str, int]]:
+    files = [] if "://" in path else [(file, size) for file, size in list_files(path) if os.path.isfile(file)]
     if os.path.isdir(path):
-        found = [os.path.join(folder, file) for folder, _, files in os.walk(path) for file in files]
-        files = sorted(file for file in found if _kind(file) is not None)
-        reason = f"holds no file that ends in {', '.join(_KIND_OF_SUFFIX)}"
-    elif glob.has_magic(path) and not os.path.exists(path):
-        files = sorted(file for file in glob.glob(path, recursive=True) if os.path.isfile(file))
-        reason = "matches no file"
+        files = [(file, size) for file, size in files if file.lower().endswith(_SUFFIXES)]
+        reason = f"holds no file that ends in {', '.join(_SUFFIXES)}"
     else:
-        files = [path] if os.path.isfile(path) else []
-        reason = "does not exist"
+        reason = "matches no file" if glob.has_magic(path) and not os.path.exists(path) else "does not exist"
     if not files:
         raise ValueError(f"Source {name!r}: {path} {reason}. Check the path; folders, files and globs are read.")
-    for file in files:
-        if _kind(file) is None and file.lower().endswith(_UNREADABLE_SUFFIXES):
+    for file, _ in files:
+        if not file.lower().endswith(_SUFFIXES) and file.lower().endswith(_UNREADABLE_SUFFIXES):
             raise ValueError(f"Source {name!r}: {file} is neither text, JSONL, JSONL.gz nor Parquet. Convert it first.")
-    return [(file, _kind(file) or "text") for file in files]
+    return files
 
 
-def _kind(file: str) -> Kind | None:
-    lower = file.lower()
-    return next((kind for suffix, kind in _KIND_OF_SUFFIX.items() if lower.endswith(suffix)), None)
+def _cut(file: str, size: int, source: SourceConfig, max_bytes: int) -> list[Piece]:
+    known, compression = format_of(file)
+    if known == "parquet":
+        with _explained(file):
+            return row_groups(file)
+    separator = "\n" if known == "jsonl" else source.separator
+    if compression or separator is None or _overlaps_itself(separator) or not is_ascii_compatible(source.encoding):
+        return [Piece(file, known, compression, 0, size, size)]
+    return stretches(file, known, size, max_bytes)
 
 
-def _cut(file: str, kind: Kind, source: SourceConfig, max_bytes: int) -> list[Piece]:
+@contextmanager
+def _explained(file: str) -> Iterator[None]:
+    """Errors of libraries with the file and what to do."""
     try:
-        size = os.path.getsize(file)
-        if kind == "parquet":
-            groups = _open_parquet(file).metadata
-            sizes = [groups.row_group(i).total_byte_size for i in range(groups.num_row_groups)]
-            return [Piece(kind, file, i, i + 1, group) for i, group in enumerate(sizes)]
-    except OSError as error:
+        yield
+    except ModuleNotFoundError as error:
+        raise ValueError(f"{file} needs {error.name} to be read: pip install 'lmstack[prep]'.") from None
+    except (OSError, EOFError) as error:
         raise ValueError(f"{file} cannot be read: {error}. Repair the file or leave it out.") from error
-    separator = "\n" if kind == "jsonl" else source.separator if kind == "text" else None
-    if separator is None or _overlaps_itself(separator) or not _is_ascii_compatible(source.encoding):
-        return [Piece(kind, file, 0, size, size)]
-    starts = range(0, max(size, 1), max_bytes)
-    return [Piece(kind, file, i, min(i + max_bytes, size), min(max_bytes, size - i)) for i in starts]
-
-
-def _is_ascii_compatible(encoding: str) -> bool:
-    """Whether a separator's bytes cannot begin inside another character, so that a file can be cut anywhere."""
-    return codecs.lookup(encoding).name in ("utf-8", "ascii", "iso8859-1", "cp1252")
 
 
 def _read_text(piece: Piece, source: SourceConfig) -> Iterator[Document]:
     if source.separator is None:
-        yield _document(_decode(Path(piece.path).read_bytes(), piece.path, 0, source), piece.path)
-    elif not _is_ascii_compatible(source.encoding):
-        content = _decode(Path(piece.path).read_bytes(), piece.path, 0, source)
-        for text in content.split(source.separator):
-            yield _document(text, piece.path)
-    else:
-        for offset, part in _parts(piece, source.separator.encode(source.encoding)):
-            yield _document(_decode(part, piece.path, offset, source), piece.path)
+        yield _document(_whole(piece, source), piece.path)
+        return
+    for _, text in _parts(piece, source, source.separator):
+        yield _document(text, piece.path)
 
 
 def _read_jsonl(piece: Piece, source: SourceConfig) -> Iterator[Document]:
-    if _is_ascii_compatible(source.encoding):
-        for offset, line in _parts(piece, b"\n"):
-            if line.strip():
-                where = _LinePosition(piece.path, offset)
-                yield _parse(_decode(line, piece.path, offset, source), where, source)
-    else:
-        content = _decode(Path(piece.path).read_bytes(), piece.path, 0, source)
-        for number, text in enumerate(content.split("\n"), 1):
-            if text.strip():
-                yield _parse(text, f"{piece.path}, line {number}", source)
+    for where, line in _parts(piece, source, "\n"):
+        if line.strip():
+            yield _parse(line, where, source)
 
 
-def _read_compressed(piece: Piece, source: SourceConfig) -> Iterator[Document]:
-    with closing(_open_compressed(piece)) as stream:
-        for number, (offset, line) in enumerate(split(stream, 0, b"\n"), 1):
-            if line.strip():
-                text = _decode(line, piece.path, offset, source)
-                yield _parse(text, f"{piece.path}, line {number}", source)
+def _parts(piece: Piece, source: SourceConfig, separator: str) -> Iterator[tuple[object, str]]:
+    """What stands between separators, with where it is."""
+    if not is_ascii_compatible(source.encoding):
+        for number, text in enumerate(_whole(piece, source).split(separator), 1):
+            yield f"{piece.path}, line {number}", text
+        return
+    for offset, part in separated(piece, separator, source.encoding):
+        if not isinstance(part, bytes):
+            raise OSError(f"{part.reason} {part.detail}")
+        yield _LinePosition(piece, offset), _decode(part, piece.path, offset, source)
 
 
-def _open_compressed(piece: Piece) -> ByteStream:
-    if piece.kind == "jsonl.gz":
-        return cast(ByteStream, gzip.open(piece.path, "rb"))
-    try:
-        import zstandard
-    except ModuleNotFoundError:
-        raise ValueError(f"{piece.path} is compressed with zstandard: pip install 'lmstack[prep]'.") from None
-    return cast(ByteStream, zstandard.open(piece.path, "rb"))
+def _whole(piece: Piece, source: SourceConfig) -> str:
+    with closing(opened(piece)) as stream:
+        return _decode(stream.read(), piece.path, 0, source)
 
 
 def _read_parquet(piece: Piece, source: SourceConfig) -> Iterator[Document]:
-    file = _open_parquet(piece.path)
+    import pyarrow.parquet as parquet
+
+    file = parquet.ParquetFile(piece.path)
     columns = [source.text_field] + ([source.key_field] if source.key_field else [])
     missing = [column for column in columns if column not in file.schema_arrow.names]
     if missing:
@@ -256,43 +209,20 @@ def _read_parquet(piece: Piece, source: SourceConfig) -> Iterator[Document]:
             row += 1
 
 
-def _open_parquet(file: str) -> Any:
-    try:
-        import pyarrow.parquet as parquet
-    except ModuleNotFoundError:
-        raise ValueError(f"{file} is Parquet, which needs pyarrow: pip install 'lmstack[prep]'.") from None
-    try:
-        return parquet.ParquetFile(file)
-    except ValueError as error:  # ArrowInvalid
-        raise ValueError(f"{file} is not a Parquet file: {error}. Repair the file or leave it out.") from error
-
-
-_READERS = {"text": _read_text, "jsonl": _read_jsonl, "jsonl.gz": _read_compressed, "parquet": _read_parquet}
-_READERS["jsonl.zst"] = _read_compressed
-
-
 @dataclass(frozen=True)
 class _LinePosition:
     """Where a line is; its number is counted only when an error message asks for it."""
 
-    path: str
+    piece: Piece
     offset: int
 
     def __str__(self) -> str:
-        with open(self.path, "rb") as stream:
-            number = 1 + sum(block.count(b"\n") for block in _blocks(stream, self.offset))
-        return f"{self.path}, line {number}"
-
-
-def _blocks(stream: IO[bytes], size: int) -> Iterator[bytes]:
-    while size > 0 and (block := stream.read(min(size, BLOCK_BYTES))):
-        size -= len(block)
-        yield block
-
-
-def _parts(piece: Piece, separator: bytes) -> Iterator[tuple[int, bytes]]:
-    with open(piece.path, "rb") as stream:
-        yield from parts(stream, piece.start, piece.stop, separator)
+        number, left = 1, self.offset
+        with closing(opened(self.piece)) as stream:
+            while left > 0 and (block := stream.read(min(left, BLOCK_BYTES))):
+                number += block.count(b"\n")
+                left -= len(block)
+        return f"{self.piece.path}, line {number}"
 
 
 def _overlaps_itself(separator: str) -> bool:

@@ -389,3 +389,33 @@ def test_a_mark_of_byte_order_is_no_part_of_the_first_record(tmp_path: Path) -> 
     kept, dropped, _ = read(tmp_path / "a.jsonl")
     assert texts(kept) == ["one", "two"]
     assert not dropped
+
+
+@pytest.mark.parametrize("compress", [bytes, gzip.compress])
+@pytest.mark.parametrize(
+    ("encoding", "named"),
+    [("utf-16", None), ("utf-16", "utf-16"), ("gb18030", None), ("big5", "big5"), ("utf-8", None)],
+)
+def test_text_is_cut_at_separators_in_any_encoding(
+    tmp_path: Path, compress: Any, encoding: str, named: str | None
+) -> None:
+    first, second = "北京是中國的首都，也是政治中心。" * 9, "這裡是第二篇文章，我們寫得不長。" * 9
+    name = "a.txt" if compress is bytes else "a.txt.gz"
+    (tmp_path / name).write_bytes(compress(f"{first}※{second}※".encode(encoding)))
+    kept, _, counts = read(tmp_path / name, max_bytes=64, separator="※", encoding=named)
+    assert texts(kept) == [first, second]
+    assert "undecodable bytes" not in counts
+
+
+def test_a_separator_is_not_found_within_a_character(tmp_path: Path) -> None:
+    assert "功".encode("big5")[1:] == b"\\"
+    (tmp_path / "a.txt").write_bytes("成功之母\\失敗".encode("big5"))
+    assert texts(read(tmp_path / "a.txt", separator="\\", encoding="big5")[0]) == ["成功之母", "失敗"]
+
+
+def test_lines_of_records_in_utf16_are_found(tmp_path: Path) -> None:
+    records = "".join(f'{{"text": "第{number}上"}}\n' for number in range(50))  # 上 is U+4E0A: a line feed's byte
+    (tmp_path / "a.jsonl").write_bytes(records.encode("utf-16"))
+    kept, dropped, _ = read(tmp_path / "a.jsonl", max_bytes=100, encoding="utf-16")
+    assert texts(kept) == [f"第{number}上" for number in range(50)]
+    assert not dropped

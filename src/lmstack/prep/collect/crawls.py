@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 
+from lmstack.prep.collect.cutting import open_binary
 from lmstack.prep.collect.members import MemberEnd, read_members
 from lmstack.prep.collect.opening import opened
 from lmstack.prep.collect.pages import page_text
 from lmstack.prep.collect.payload import can_unpack, unpacked
 from lmstack.prep.collect.reading import Reading
-from lmstack.prep.collect.source import open_binary
 from lmstack.prep.document import Dropped, Verdict
 from lmstack.prep.parts import BLOCK_BYTES, ByteStream
 

@@ -2,6 +2,9 @@
 
 import codecs
 
+UNDECODABLE = "\ufffd".encode()
+"""What stands in UTF-8 for bytes that could not be read."""
+
 _MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 _SAMPLE_BYTES = 1 << 16
 _MAX_BAD_SHARE = 0.05
@@ -19,7 +22,7 @@ def detect_encoding(content: bytes) -> str:
             return name
     sample = content[:_SAMPLE_BYTES]
     high = len(sample.translate(None, bytes(range(128))))
-    bad = sample.decode("utf-8", "replace").count("\ufffd") - sample.count(b"\xef\xbf\xbd")
+    bad = sample.decode("utf-8", "replace").count("\ufffd") - sample.count(UNDECODABLE)
     if bad <= 1 + _MAX_BAD_SHARE * high and bad < max(high, 1):  # one: the sample may end within a character
         return "utf-8"
     from resiliparse.parse.encoding import detect_encoding as detect
@@ -29,6 +32,15 @@ def detect_encoding(content: bytes) -> str:
         return codecs.lookup(found).name
     except LookupError:
         return "utf-8"
+
+
+def is_ascii_compatible(encoding: str) -> bool:
+    """Whether a separator's bytes cannot begin inside another character, so that a file can be cut anywhere.
+
+    Args:
+        encoding: One that Python knows.
+    """
+    return codecs.lookup(encoding).name in ("utf-8", "ascii", "iso8859-1", "cp1252")
 
 
 def decode(content: bytes, encoding: str) -> tuple[str, int]:

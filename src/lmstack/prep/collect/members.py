@@ -48,9 +48,8 @@ def read_members(stream: Readable, compression: Compression) -> Iterator[bytes |
         stream: A compressed file, at its beginning.
         compression: How.
     """
-    from zstandard import ZstdError
-
-    magic, new_decompressor = _MAGIC[compression], _decompressors(compression)
+    magic = _MAGIC[compression]
+    new_decompressor, damage = _codec(compression)
     buffer, begin = stream.read(_STEP_BYTES), 0
     while buffer:
         taken = 0  # bytes of this member that have left the buffer
@@ -69,7 +68,7 @@ def read_members(stream: Readable, compression: Compression) -> Iterator[bytes |
                 buffer = rest
                 if block:
                     yield block
-        except (zlib.error, ZstdError) as failure:
+        except damage as failure:
             error = str(failure)
             dropped, buffer = _next_member(stream, buffer, magic, at_start=first == magic and taken == 0)
             taken += dropped
@@ -125,12 +124,13 @@ class Decompressed(io.RawIOBase):
         super().close()
 
 
-def _decompressors(compression: Compression) -> Callable[[], Any]:
+def _codec(compression: Compression) -> tuple[Callable[[], Any], type[Exception]]:
+    """What makes decompressors, and what they raise."""
+    if compression == "gzip":
+        return (lambda: zlib.decompressobj(wbits=31)), zlib.error
     import zstandard
 
-    return (
-        (lambda: zlib.decompressobj(wbits=31)) if compression == "gzip" else zstandard.ZstdDecompressor().decompressobj
-    )
+    return zstandard.ZstdDecompressor().decompressobj, zstandard.ZstdError
 
 
 def _next_member(stream: Readable, buffer: bytes, magic: bytes, at_start: bool) -> tuple[int, bytes]:

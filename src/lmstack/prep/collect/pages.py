@@ -5,8 +5,9 @@ from contextlib import closing
 from pathlib import PurePosixPath
 
 from lmstack.prep import stdlib_corpus
+from lmstack.prep.collect.encoding import UNDECODABLE, detect_encoding, is_ascii_compatible
 from lmstack.prep.collect.members import MemberEnd
-from lmstack.prep.collect.opening import opened, separated
+from lmstack.prep.collect.opening import beginning, opened, separated
 from lmstack.prep.collect.reading import Reading
 from lmstack.prep.collect.source import CODE_SUFFIXES
 from lmstack.prep.document import Verdict
@@ -32,13 +33,19 @@ def read_text(reading: Reading) -> Iterator[Verdict]:
         else:
             yield reading.document(reading.decoded(content), 0, **metadata)
         return
-    for offset, part in separated(reading.piece, separator.encode(reading.source.encoding or "utf-8"), limit):
+    encoding = reading.source.encoding or detect_encoding(beginning(reading.piece))
+    is_plain = is_ascii_compatible(encoding)
+    of_parts = reading if is_plain else reading.of_utf8()
+    for offset, part in separated(reading.piece, separator, encoding, limit):
         if isinstance(part, MemberEnd):
             yield reading.damaged(part)
         elif isinstance(part, TooLong):
             yield reading.too_long(part, "a part", offset)
         else:
-            yield reading.document(reading.decoded(part), offset, **metadata)
+            if not is_plain:
+                reading.counts[f"texts read as {encoding}"] += 1
+                reading.count_undecodable(part.count(UNDECODABLE))
+            yield reading.document(of_parts.decoded(part), offset, **metadata)
 
 
 def read_html(reading: Reading) -> Iterator[Verdict]:

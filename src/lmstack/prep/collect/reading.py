@@ -1,12 +1,13 @@
 """What a reader of any format makes of what it finds: a document, or a drop with the reason."""
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from lmstack.prep.collect.cutting import Piece
 from lmstack.prep.collect.encoding import decode, detect_encoding, without_surrogates
 from lmstack.prep.collect.members import MemberEnd
-from lmstack.prep.collect.source import Piece, Source
+from lmstack.prep.collect.source import Source
 from lmstack.prep.document import Document, Dropped, Verdict, document_id
 
 _EXCERPT = 2000
@@ -91,6 +92,10 @@ class Reading:
             self.counts[f"texts read as {encoding}"] += 1
         self.count_undecodable(num_bad)
         return text.replace("\r\n", "\n")
+
+    def of_utf8(self) -> "Reading":
+        """The reading of what has been put into UTF-8."""
+        return replace(self, source=replace(self.source, encoding="utf-8"))
 
     def count_undecodable(self, num_bad: int) -> None:
         """Count a text that has characters in the place of bytes that could not be read.

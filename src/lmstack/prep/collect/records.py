@@ -8,11 +8,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 from typing import Any, cast
 
-from lmstack.prep.collect.encoding import decode, detect_encoding
+from lmstack.prep.collect.cutting import open_binary
+from lmstack.prep.collect.encoding import UNDECODABLE, decode, detect_encoding, is_ascii_compatible
 from lmstack.prep.collect.members import MemberEnd
-from lmstack.prep.collect.opening import opened, separated
+from lmstack.prep.collect.opening import beginning, opened, separated
 from lmstack.prep.collect.reading import Reading
-from lmstack.prep.collect.source import open_binary
 from lmstack.prep.document import Verdict
 from lmstack.prep.parts import TooLong
 
@@ -30,8 +30,11 @@ def read_jsonl(reading: Reading) -> Iterator[Verdict]:
         reading: Of the piece.
     """
     limit = 2 * reading.source.max_document_bytes + (1 << 16)  # escapes, and other fields
+    encoding = reading.source.encoding or "utf-8"
+    is_plain = is_ascii_compatible(encoding)
+    of_lines = reading if is_plain else reading.of_utf8()
     first = True
-    for offset, line in separated(reading.piece, b"\n", limit):
+    for offset, line in separated(reading.piece, "\n", encoding, limit):
         if isinstance(line, MemberEnd):
             yield reading.damaged(line)
             continue
@@ -44,7 +47,8 @@ def read_jsonl(reading: Reading) -> Iterator[Verdict]:
             excerpt = line[:2000].decode("utf-8", "replace")
             yield reading.dropped("too long", f"a line of more than {limit:,} bytes", offset, excerpt)
         elif line.strip():
-            yield _parsed(reading, line, offset)
+            reading.count_undecodable(0 if is_plain else line.count(UNDECODABLE))
+            yield _parsed(of_lines, line, offset)
 
 
 def read_json(reading: Reading) -> Iterator[Verdict]:
@@ -68,9 +72,7 @@ def read_csv(reading: Reading) -> Iterator[Verdict]:
     """
     limit = reading.source.max_document_bytes
     csv.field_size_limit(limit)
-    with closing(opened(reading.piece)) as stream:
-        sample = stream.read(1 << 16)
-    encoding = reading.source.encoding or detect_encoding(sample)
+    encoding = reading.source.encoding or detect_encoding(beginning(reading.piece))
     delimiter = "\t" if ".tsv" in reading.piece.path.lower() else ","
     with closing(opened(reading.piece)) as stream:
         text = io.TextIOWrapper(cast(Any, stream), encoding=encoding, errors="replace", newline="")

@@ -6,12 +6,10 @@ import os
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from typing import Any
 
-from lmstack.prep import stdlib_corpus
-from lmstack.prep.parts import ByteStream
-
-Format = Literal["jsonl", "json", "parquet", "csv", "text", "markdown", "html", "warc", "code"]
+from lmstack.prep.collect.cutting import Format, Piece, open_binary, python_pieces, row_groups, stretches
+from lmstack.prep.collect.encoding import is_ascii_compatible
 
 CODE_SUFFIXES = {
     ".c": "c", ".h": "c", ".cc": "cpp", ".cpp": "cpp", ".hpp": "cpp", ".cs": "csharp", ".go": "go", ".java": "java",
@@ -68,27 +66,6 @@ class Source:
             raise ValueError(f"max_document_bytes={self.max_document_bytes} leaves no document. Use 16777216.")
 
 
-@dataclass(frozen=True)
-class Piece:
-    """A stretch of a file that one process reads at a time.
-
-    Attributes:
-        path: File or URL.
-        format: How it is read; None where the suffix says nothing.
-        compression: `gzip`, `zstd` or empty.
-        start: First byte; the first row group of Parquet.
-        stop: One past the last.
-        size: Bytes to read, for partitions of even size and for the progress bar.
-    """
-
-    path: str
-    format: Format | Literal["python"] | None
-    compression: str
-    start: int
-    stop: int
-    size: int
-
-
 def list_pieces(name: str, source: Source, max_bytes: int) -> list[Piece]:
     """Every stretch of a source, in an order that depends on the names of its files only.
 
@@ -104,10 +81,9 @@ def list_pieces(name: str, source: Source, max_bytes: int) -> list[Piece]:
     seen: set[str] = set()
     for path in [source.paths] if isinstance(source.paths, str) else source.paths:
         if path.startswith("python:"):
-            sizes = stdlib_corpus.sizes(path)
-            pieces += [Piece(path, "python", "", i, i + 1, size) for i, size in enumerate(sizes)]
+            pieces += python_pieces(path)
             continue
-        files = _list_files(path)
+        files = list_files(path)
         if not files:
             raise ValueError(
                 f"Source {name!r}: {path} names no file. Check the path; files, folders and globs are read."
@@ -119,29 +95,23 @@ def list_pieces(name: str, source: Source, max_bytes: int) -> list[Piece]:
     return pieces
 
 
-def open_binary(path: str) -> ByteStream:
-    """A file or URL, open for reading bytes.
+def list_files(path: str) -> list[tuple[str, int]]:
+    """The files that a path leads to, sorted, and their sizes; of a folder those with a known suffix.
 
     Args:
-        path: Which.
+        path: A file, a folder, a glob, or a URL.
+
+    Raises:
+        ValueError: A folder cannot be listed.
     """
-    if "://" not in path:
-        return cast(ByteStream, open(path, "rb"))
-    import fsspec
-
-    stream: ByteStream = fsspec.open(path, "rb").open()
-    return stream
-
-
-def _list_files(path: str) -> list[tuple[str, int]]:
     if "://" in path:
         return sorted(_list_remote(path))
     if os.path.isdir(path):
-        found = [file for file in _walk(path) if _format(file)[0] is not None]
+        found = [file for file in _walk(path) if format_of(file)[0] is not None]
     else:
         found = [path] if os.path.lexists(path) else glob.glob(path, recursive=True)
         # a folder that is called a.jsonl is no file; the reader reports it
-        found = [file for file in found if _format(file)[0] is not None or not os.path.isdir(file)]
+        found = [file for file in found if format_of(file)[0] is not None or not os.path.isdir(file)]
     return [(file, _size(file)) for file in sorted(found)]
 
 
@@ -177,11 +147,16 @@ def _list_remote(path: str) -> Iterator[tuple[str, int]]:
     names = system.glob(root) if glob.has_magic(root) else system.find(root)
     is_folder = system.isdir(root)
     for name in names:
-        if not is_folder or _format(name)[0] is not None:
+        if not is_folder or format_of(name)[0] is not None:
             yield system.unstrip_protocol(name), system.info(name)["size"]
 
 
-def _format(file: str) -> tuple[Format | None, str]:
+def format_of(file: str) -> tuple[Format | None, str]:
+    """Format and compression by the suffix; None where it says nothing.
+
+    Args:
+        file: Its name.
+    """
     stem, suffix = os.path.splitext(file.lower())
     compression = _COMPRESSIONS.get(suffix, "")
     if compression:
@@ -192,31 +167,20 @@ def _format(file: str) -> tuple[Format | None, str]:
 
 
 def _cut(file: str, size: int, source: Source, max_bytes: int) -> list[Piece]:
-    by_suffix, compression = _format(file)
+    by_suffix, compression = format_of(file)
     file_format = source.format or by_suffix
     whole = [Piece(file, file_format, compression, 0, size, size)]
     if file_format not in _MAY_BE_CUT or compression or size <= max_bytes:
         return whole
-    if file_format == "parquet":
-        return _row_groups(file, whole)
+    if file_format == "jsonl" and not is_ascii_compatible(source.encoding or "utf-8"):
+        return whole
     try:
+        if file_format == "parquet":
+            return row_groups(file) or whole
         with closing(open_binary(file)) as stream:
             begins_array = stream.read(4096).lstrip()[:1] == b"["
-    except OSError:
+    except (OSError, ValueError):
         return whole  # the reader says what is wrong with it
     if begins_array:
         return whole  # perhaps a JSON array, which has to be read from its beginning
-    starts = range(0, size, max_bytes)
-    return [Piece(file, file_format, "", i, min(i + max_bytes, size), min(max_bytes, size - i)) for i in starts]
-
-
-def _row_groups(file: str, whole: list[Piece]) -> list[Piece]:
-    import pyarrow.parquet as parquet
-
-    try:
-        with closing(open_binary(file)) as stream:
-            groups = parquet.ParquetFile(stream).metadata
-            sizes = [groups.row_group(i).total_byte_size for i in range(groups.num_row_groups)]
-    except (OSError, ValueError):
-        return whole
-    return [Piece(file, "parquet", "", i, i + 1, size) for i, size in enumerate(sizes)] or whole
+    return stretches(file, file_format, size, max_bytes)
