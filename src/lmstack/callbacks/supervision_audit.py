@@ -49,12 +49,11 @@ class SupervisionAudit(L.Callback):
 
     def _report(self, batches: Sequence[TokenBatch | PreferenceBatch], rows: list[RowCounts], tokenizer: Any) -> Text:
         supervised = [row.num_supervised for row in rows]
-        total = sum(row.num_tokens for row in rows)
+        total, num_bytes = sum(row.num_tokens for row in rows), sum(row.num_bytes for row in rows)
         report = Text("Supervision audit of the first step: ", "bold")
         report.append(
             f"{sum(supervised):,} of {total:,} tokens supervised in {len(rows)} rows "
-            f"(per row {min(supervised):,} to {max(supervised):,}), "
-            f"{sum(row.num_bytes for row in rows):,} bytes.\n",
+            f"(per row {min(supervised):,} to {max(supervised):,}){f', {num_bytes:,} bytes' if num_bytes else ''}.\n",
             "not bold",
         )
         report.append(LEGEND + "\n", "dim")
