@@ -8,6 +8,7 @@ from typing import Literal
 
 WIDTH, HEIGHT = 460, 260
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 14, 30, 42
+_TITLE = 17  # where its line stands; the legend is on the same
 COLORS = ("#2563eb", "#d97706", "#059669", "#9333ea", "#dc2626", "#0891b2")
 
 
@@ -181,13 +182,13 @@ def _legend(names: Sequence[str]) -> str:
     for number in reversed(range(len(names))):
         name = names[number]
         x -= 6.2 * len(name)
-        parts.append(f'<text x="{x:.1f}" y="{_TOP + 10}">{escape(name)}</text>')
+        parts.append(f'<text x="{x:.1f}" y="{_TITLE}">{escape(name)}</text>')
         x -= 14
-        parts.append(f'<rect x="{x:.1f}" y="{_TOP + 2}" width="9" height="9" fill="{COLORS[number % len(COLORS)]}"/>')
+        parts.append(f'<rect x="{x:.1f}" y="{_TITLE - 8}" width="9" height="9" fill="{COLORS[number % len(COLORS)]}"/>')
         x -= 8
     return "".join(parts)
 
 
 def _frame(title: str, content: str) -> str:
-    heading = f'<text x="{_LEFT}" y="17" class="title">{escape(title)}</text>'
+    heading = f'<text x="{_LEFT}" y="{_TITLE}" class="title">{escape(title)}</text>'
     return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">{heading}{content}</svg>'
