@@ -15,7 +15,8 @@ body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(
        max-width: 70rem; padding: 0 1rem; }
 h1 { font-size: 1.6rem; margin-bottom: .2rem; } h2 { font-size: 1.15rem; margin-top: 2.4rem; }
 p.lead, figcaption, .soft { color: var(--soft); }
-.charts { display: flex; flex-wrap: wrap; gap: 1rem; margin-top: 1rem; } .charts svg { flex: 1 1 24rem; max-width: 31rem; }
+.charts { display: flex; flex-wrap: wrap; gap: 1rem; margin-top: 1rem; }
+.charts svg { flex: 1 1 24rem; max-width: 31rem; }
 svg { font: 11px system-ui, sans-serif; } svg text { fill: var(--ink); }
 svg .title { font-weight: 600; font-size: 13px; }
 svg .mid { text-anchor: middle; } svg .end { text-anchor: end; } svg .small { font-size: 9px; }
