@@ -149,11 +149,13 @@ def test_slurm_job_files_are_written_each_waiting_for_the_one_before(config: Pat
         "04_exact_survey.sbatch",
         "05_exact_decide.sbatch",
         "06_exact_filter.sbatch",
-        "07_hold_out_filter.sbatch",
-        "08_finish.sbatch",
+        "07_hold_out_survey.sbatch",
+        "08_hold_out_decide.sbatch",
+        "09_hold_out_filter.sbatch",
+        "10_finish.sbatch",
     ]
     script = (tmp_path / "out" / "jobs" / "submit.sh").read_text()
-    assert script.count("--dependency=afterok:$job") == 8
+    assert script.count("--dependency=afterok:$job") == 10
     job = (tmp_path / "out" / "jobs" / jobs[1]).read_text()
     assert "#SBATCH --partition=cpu" in job
     assert "#SBATCH --array=0-0" in job  # one partition

@@ -105,3 +105,10 @@ def test_settings_out_of_range_are_refused(tmp_path: Path) -> None:
         _stage(tmp_path, min_words=14)
     with pytest.raises(ValueError, match="No benchmarks"):
         Decontamination(benchmarks={})
+
+
+def test_a_benchmark_without_items_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty.jsonl").touch()
+    stage = Decontamination(benchmarks={"quiz": EvaluationSet(str(tmp_path / "empty.jsonl"), ["question"])})
+    with pytest.raises(ValueError, match="'quiz' holds no items"):
+        run_stage(stage, [web(["text"])], tmp_path / "run")

@@ -27,6 +27,9 @@ def masked(text: str) -> str:
         ("SSN 123-45-6789.", "SSN [ID_US]."),
         ("key AKIAIOSFODNN7EXAMPLE here", "key [KEY] here"),
         ("token=ghp_" + "a1B2" * 9, "token=[KEY]"),
+        ("sk-proj-Ab3dE_fGh1jKlMn0pQrStUvWx-Yz12345678 is", "[KEY] is"),
+        ("key sk-0123456789abcdef0123456789abcdef here", "key [KEY] here"),
+        ("call +49.30.1234567 or +49.3012345678", "call [PHONE] or +49.3012345678"),  # the second may be a number
         ("-----BEGIN RSA PRIVATE KEY-----\nMIIE\nabc=\n-----END RSA PRIVATE KEY-----\nrest", "[KEY]\nrest"),
     ],
 )
@@ -50,6 +53,9 @@ def test_what_is_personal_is_masked(text: str, expected: str) -> None:
         "images[::2] + images[1::3], x[0::2]",
         "the address ::ffff:192.0.2.128",
         "group 230.0.0.4 of all listeners",
+        "between +37.774929 and +40.712776 degrees, up +1234.5678 since",
+        'class="sk-toggleable__content-fallback sk-estimator-doc-link"',
+        "git clone git@github.com:someone/something.git",
     ],
 )
 def test_what_only_looks_like_it_stays(text: str) -> None:

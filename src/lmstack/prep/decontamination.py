@@ -134,7 +134,10 @@ class Decontamination(StageSettings):
     @cached_property
     def _index(self) -> ContaminationIndex:
         items = ((name, item) for name, source in self.benchmarks.items() for item in read_items(source))
-        return ContaminationIndex(items, ngram=self.ngram, min_words=self.min_words)
+        index = ContaminationIndex(items, ngram=self.ngram, min_words=self.min_words)
+        if empty := [name for name in self.benchmarks if name not in index.summaries]:
+            raise ValueError(f"The benchmark {empty[0]!r} holds no items. Look at its files, or leave it out.")
+        return index
 
     def _cut(self, text: str) -> str:
         words = split_words([text])

@@ -153,12 +153,24 @@ def _is_real(_: str) -> bool:
 
 
 def _is_phone(text: str) -> bool:
-    return 8 <= sum(character.isdigit() for character in text) <= 15
+    is_decimal = text[1:].count(".") == 1 and text[1:].replace(".", "").isdigit()  # such as a degree of longitude
+    return not is_decimal and 8 <= sum(character.isdigit() for character in text) <= 15
+
+
+def _is_person(text: str) -> bool:
+    """Not the address that a repository is cloned from."""
+    return not text.startswith("git@")
+
+
+def _is_key(text: str) -> bool:
+    """Not a name in a style sheet: after `sk-` comes a long run of characters, digits among them."""
+    run = max(re.split("[-_]", text[3:]), key=len)
+    return not text.startswith("sk-") or (len(run) >= 12 and any(character.isdigit() for character in run))
 
 
 _RULES: dict[Kind, list[tuple[re.Pattern[str], Callable[[str], bool]]]] = {
-    "key": [(_KEY, _is_real)],
-    "email": [(_EMAIL, _is_real)],
+    "key": [(_KEY, _is_key)],
+    "email": [(_EMAIL, _is_person)],
     "id_cn": [(_ID_CN, is_chinese_id)],
     "id_us": [(_ID_US, _is_real)],
     "ip": [(_IPV4, is_public_address), (_IPV6, is_public_address)],
