@@ -34,7 +34,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "fsdp2, bf16-mixed": {"strategy": "fsdp2", "precision": "bf16-mixed"},
     "tp": {"strategy": "tp"},
     "pipeline": {"strategy": "pipeline"},
-    "local_sgd": {"strategy": "local_sgd"},
+    "local_sgd": {"strategy": "local_sgd", "changes": {"period": 1}},  # an exchange each step: its memory too
 }
 
 
@@ -103,7 +103,7 @@ def train(setting: dict[str, Any], num_processes: int, folder: Path) -> None:
             folder,
             [Mark()],
             devices=num_processes,
-            strategy=strategy_of(setting.get("strategy", "single"), {}),
+            strategy=strategy_of(setting.get("strategy", "single"), setting.get("changes", {})),
             precision=setting.get("precision", "32-true"),
             max_steps=NUM_STEPS,
             gradient_clip_val=1.0,
