@@ -30,6 +30,7 @@ def masked(text: str) -> str:
         ("token=ghp_" + "a1B2" * 9, "token=[KEY]"),
         ("sk-proj-Ab3dE_fGh1jKlMn0pQrStUvWx-Yz12345678 is", "[KEY] is"),
         ("key sk-0123456789abcdef0123456789abcdef here", "key [KEY] here"),
+        ("(call +44 (20) 7946 0958)", "(call [PHONE])"),
         ("call +49.30.1234567 or +49.3012345678", "call [PHONE] or +49.3012345678"),  # the second may be a number
         ("-----BEGIN RSA PRIVATE KEY-----\nMIIE\nabc=\n-----END RSA PRIVATE KEY-----\nrest", "[KEY]\nrest"),
     ],
@@ -57,6 +58,7 @@ def test_what_is_personal_is_masked(text: str, expected: str) -> None:
         "between +37.774929 and +40.712776 degrees, up +1234.5678 since",
         'class="sk-toggleable__content-fallback sk-estimator-doc-link"',
         "background: url(logo@2x.png), Mozilla/5.0 Chrome/120.0.0.0 Safari/537.36",
+        "(random() * 9)+1000000000",
         "git clone git@github.com:someone/something.git",
     ],
 )

@@ -36,7 +36,9 @@ _PHONE_CN = re.compile(r"(?<![A-Za-z0-9_.-])(?:\+?86[- ]?)?1[3-9]\d(?:[- ]?\d{4}
 _PHONE_US = re.compile(
     r"(?<![A-Za-z0-9_.-])(?:\+?1[-. ])?(?:\([2-9]\d{2}\) ?|[2-9]\d{2}[-. ])[2-9]\d{2}[-. ]\d{4}(?![A-Za-z0-9_-]|\.\d)"
 )
-_PHONE_WORLD = re.compile(r"(?<![A-Za-z0-9_.+])\+[1-9]\d{0,2}(?:[-. ]?\(?\d{1,4}\)?){2,5}(?![A-Za-z0-9_-]|\.\d)")
+_PHONE_WORLD = re.compile(
+    r"(?<![A-Za-z0-9_.+)\]])\+[1-9]\d{0,2}(?:[-. ]?(?:\(\d{1,4}\)|\d{1,4})){2,5}(?![A-Za-z0-9_-]|\.\d)"
+)
 _KEY = re.compile(
     r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----.*?-----END (?:[A-Z]+ )*PRIVATE KEY-----"
     r"|(?<![A-Za-z0-9])(?:(?:AKIA|ASIA)[0-9A-Z]{16}|gh[pousr]_[A-Za-z0-9]{36,}|github_pat_\w{50,}|glpat-[\w-]{20,}"
