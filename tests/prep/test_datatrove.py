@@ -1,5 +1,6 @@
 """Blocks of datatrove as stages, and stages as blocks of datatrove."""
 
+import sys
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -10,7 +11,7 @@ from lmstack.prep.deduplication.exact import ExactDuplicates
 from lmstack.prep.document import Document, Dropped
 from lmstack.prep.privacy import MaskPersonalData
 from lmstack.prep.quality.gopher import Gopher
-from lmstack.prep.stage import Context
+from lmstack.prep.stage import Context, Only
 
 
 class OtherDocument(SimpleNamespace):
@@ -43,7 +44,7 @@ def _stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = ModuleType("blocks")
     blocks.Short, blocks.Loud, blocks.Nothing = Short, Loud, object  # type: ignore[attr-defined]
     for name, module in (("datatrove", ModuleType("datatrove")), ("datatrove.data", data), ("blocks", blocks)):
-        monkeypatch.setitem(__import__("sys").modules, name, module)
+        monkeypatch.setitem(sys.modules, name, module)
 
 
 @pytest.mark.usefixtures("_stand_in")
@@ -74,6 +75,25 @@ def test_a_block_that_cannot_be_used_is_refused(block: str) -> None:
 def test_a_stage_that_needs_the_whole_corpus_is_no_block() -> None:
     with pytest.raises(ValueError, match="whole corpus"):
         as_datatrove_block(ExactDuplicates())
+
+
+@pytest.mark.usefixtures("_stand_in")
+def test_a_stage_looks_at_what_it_is_for_in_a_pipeline_of_datatrove_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    class PipelineStep:
+        def stat_update(self, *what: str) -> None: ...
+
+    names = {"total": "total", "dropped": "dropped", "forwarded": "forwarded"}
+    contents = {
+        "datatrove.pipeline.base": {"PipelineStep": PipelineStep},
+        "datatrove.utils.typeshelper": {"StatHints": SimpleNamespace(**names)},
+    }
+    for name, content in contents.items():
+        module = ModuleType(name)
+        module.__dict__.update(content)
+        monkeypatch.setitem(sys.modules, name, module)
+    gopher = as_datatrove_block(Gopher(only=Only(languages=["en"])))
+    others = [OtherDocument(text="short", id=language, metadata={"language": language}) for language in ("en", "zh")]
+    assert [other.id for other in gopher.run(iter(others))] == ["zh"]
 
 
 def test_stages_run_in_a_pipeline_of_datatrove() -> None:

@@ -19,6 +19,7 @@ def masked(text: str) -> str:
         ("write to ann.lee+x@mail.example.co.uk.", "write to [EMAIL]."),
         ("请联系wang@example.cn，谢谢", "请联系[EMAIL]，谢谢"),
         ("server 8.8.8.8, port 53", "server [IP], port 53"),
+        ("http://8.8.8.8/x and ssh 8.8.8.8/32", "http://[IP]/x and ssh [IP]/32"),
         ("at 2001:4860:4860::8888 today", "at [IP] today"),
         ("call (212) 555-0187 or 212-555-0187", "call [PHONE] or [PHONE]"),
         ("call +44 20 7946 0958 now", "call [PHONE] now"),
@@ -29,6 +30,7 @@ def masked(text: str) -> str:
         ("token=ghp_" + "a1B2" * 9, "token=[KEY]"),
         ("sk-proj-Ab3dE_fGh1jKlMn0pQrStUvWx-Yz12345678 is", "[KEY] is"),
         ("key sk-0123456789abcdef0123456789abcdef here", "key [KEY] here"),
+        ("(call +44 (20) 7946 0958)", "(call [PHONE])"),
         ("call +49.30.1234567 or +49.3012345678", "call [PHONE] or +49.3012345678"),  # the second may be a number
         ("-----BEGIN RSA PRIVATE KEY-----\nMIIE\nabc=\n-----END RSA PRIVATE KEY-----\nrest", "[KEY]\nrest"),
     ],
@@ -55,6 +57,8 @@ def test_what_is_personal_is_masked(text: str, expected: str) -> None:
         "group 230.0.0.4 of all listeners",
         "between +37.774929 and +40.712776 degrees, up +1234.5678 since",
         'class="sk-toggleable__content-fallback sk-estimator-doc-link"',
+        "background: url(logo@2x.png), Mozilla/5.0 Chrome/120.0.0.0 Safari/537.36",
+        "(random() * 9)+1000000000",
         "git clone git@github.com:someone/something.git",
     ],
 )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lmstack.prep.document import Document, Dropped, Verdict
-from lmstack.prep.stage import Context, CorpusStage, Filter, Stage, StageSettings
+from lmstack.prep.stage import Context, CorpusStage, Filter, Only, Stage, StageSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,9 +97,11 @@ def as_datatrove_block(stage: Stage, source: str = "") -> Any:
 
         def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[Any]:
             judge = stage.filter(Context(rank, Path()))
+            only: Only = getattr(stage, "only", Only())
             for other in data:
                 self.stat_update(StatHints.total)
-                verdict = judge(Document(other.text, other.id, source, dict(other.metadata)))
+                document = Document(other.text, other.id, source, dict(other.metadata))
+                verdict = judge(document) if only.concerns(document) else document
                 if isinstance(verdict, Dropped):
                     self.stat_update(StatHints.dropped, f"dropped_{verdict.reason}")
                     continue

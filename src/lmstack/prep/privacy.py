@@ -23,7 +23,7 @@ _EMAIL = re.compile(
     r"(?<![A-Za-z0-9._%+-])[A-Za-z0-9._%+-]{1,64}@(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.){1,8}[A-Za-z]{2,24}"
     r"(?![A-Za-z0-9])"
 )
-_IPV4 = re.compile(r"(?<![A-Za-z0-9_.-])(?:\d{1,3}\.){3}\d{1,3}(?![A-Za-z0-9_-]|\.\d)")
+_IPV4 = re.compile(r"(?<![A-Za-z0-9_.-])(?<![A-Za-z]/)(?:\d{1,3}\.){3}\d{1,3}(?![A-Za-z0-9_-]|\.\d)")
 _IPV6 = re.compile(r"(?<![A-Za-z0-9_:.])(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{0,4}(?![A-Za-z0-9_:])")
 _IPV6_IN_USE = ipaddress.ip_network("2000::/3")
 """All public addresses so far, RFC 4291; what else fits the pattern is mostly code, such as the slice values[::2]."""
@@ -36,7 +36,9 @@ _PHONE_CN = re.compile(r"(?<![A-Za-z0-9_.-])(?:\+?86[- ]?)?1[3-9]\d(?:[- ]?\d{4}
 _PHONE_US = re.compile(
     r"(?<![A-Za-z0-9_.-])(?:\+?1[-. ])?(?:\([2-9]\d{2}\) ?|[2-9]\d{2}[-. ])[2-9]\d{2}[-. ]\d{4}(?![A-Za-z0-9_-]|\.\d)"
 )
-_PHONE_WORLD = re.compile(r"(?<![A-Za-z0-9_.+])\+[1-9]\d{0,2}(?:[-. ]?\(?\d{1,4}\)?){2,5}(?![A-Za-z0-9_-]|\.\d)")
+_PHONE_WORLD = re.compile(
+    r"(?<![A-Za-z0-9_.+)\]])\+[1-9]\d{0,2}(?:[-. ]?(?:\(\d{1,4}\)|\d{1,4})){2,5}(?![A-Za-z0-9_-]|\.\d)"
+)
 _KEY = re.compile(
     r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----.*?-----END (?:[A-Z]+ )*PRIVATE KEY-----"
     r"|(?<![A-Za-z0-9])(?:(?:AKIA|ASIA)[0-9A-Z]{16}|gh[pousr]_[A-Za-z0-9]{36,}|github_pat_\w{50,}|glpat-[\w-]{20,}"
@@ -158,8 +160,8 @@ def _is_phone(text: str) -> bool:
 
 
 def _is_person(text: str) -> bool:
-    """Not the address that a repository is cloned from."""
-    return not text.startswith("git@")
+    """Not the address that a repository is cloned from, nor an image for dense screens, such as logo@2x.png."""
+    return not text.startswith("git@") and not text.lower().endswith((".png", ".jpg", ".jpeg", ".gif", ".svg", ".webp"))
 
 
 def _is_key(text: str) -> bool:
