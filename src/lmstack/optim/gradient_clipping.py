@@ -52,7 +52,7 @@ def clip_grad_norm(
             by_mesh.setdefault(_mesh(parameter.grad), []).append(parameter)
     if not by_mesh and elsewhere is None:
         return torch.zeros(())
-    total = _total([p for group in by_mesh.values() for p in group], elsewhere)
+    total = _total(by_mesh.values(), elsewhere)
     is_not_finite = ~total.isfinite()
     if total.device.type == "cpu" and not is_not_finite and total <= max_norm:  # on a CPU nobody waits for the answer
         return total
@@ -67,13 +67,10 @@ def clip_grad_norm(
     return total
 
 
-def _total(parameters: list[nn.Parameter], elsewhere: GradientsElsewhere | None) -> Float[Tensor, ""]:
-    by_mesh: dict[object, list[Tensor]] = {}
+def _total(groups: Iterable[list[nn.Parameter]], elsewhere: GradientsElsewhere | None) -> Float[Tensor, ""]:
     skipped = () if elsewhere is None else {id(p) for p in elsewhere.counted_there}
-    for p in parameters:
-        if p.grad is not None and id(p) not in skipped:
-            by_mesh.setdefault(_mesh(p.grad), []).append(p.grad)
-    norms = [_norm(grads) for grads in by_mesh.values()]
+    counted = [[p.grad for p in group if p.grad is not None and id(p) not in skipped] for group in groups]
+    norms = [_norm(grads) for grads in counted if grads]
     total: Tensor = torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros(())
     if elsewhere is None:
         return total
