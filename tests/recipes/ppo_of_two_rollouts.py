@@ -15,8 +15,9 @@ from ragged_rl import config, grpo, ppo, prompts, train, update
 
 world, kind, corpus, out = int(sys.argv[1]), sys.argv[2], sys.argv[3], Path(sys.argv[4])
 torch.set_num_threads(1)
-# 7 prompts: the ranks' shares are unequal, and so are their parts of the three minibatches.
-rollouts = prompts(2, 7)
+# 7 prompts: the ranks' shares are unequal, and so are their parts of the three minibatches. The last rollout has one
+# prompt: a rank has none, and PPO has fewer responses than minibatches.
+rollouts = [*prompts(2, 7), *prompts(1, 1)]
 options = {
     "transformer": config(vocab_size=260, tied_embeddings=False),
     "kl": AdaptiveKL(0.1, target=0.01, horizon=100),

@@ -80,6 +80,9 @@ def test_no_rows_are_one_row_that_does_not_count() -> None:
     assert not none.response_mask.any()
     assert none.lengths.tolist() == none.row_weights.tolist() == none.last_slot.tolist() == [0]
     assert rollout().row_weights.tolist() == [1.0, 1.0, 1.0]
+    of_none = rollout([]).select(torch.tensor([], dtype=torch.int64))  # a rank whose last rollout has no prompt
+    assert len(of_none) == 1
+    assert not of_none.response_mask.any()
 
 
 def ragged(prompt: int = 4, response: int = 5) -> tuple[list[Sample], list[Sample]]:

@@ -90,16 +90,12 @@ class Rollout:
         Args:
             rows: Indices; when there are none, one row without tokens is given, so that every rank has a shape.
         """
+        columns = {f.name: getattr(self, f.name) for f in fields(self)}
         if len(rows) == 0:
-            empty = self.select(torch.zeros(1, dtype=torch.int64, device=self.lengths.device))
-            return replace(
-                empty,
-                labels=torch.full_like(empty.labels, IGNORE_INDEX),
-                lengths=torch.zeros_like(empty.lengths),
-                row_weights=torch.zeros_like(empty.row_weights),
-            )
+            blank = Rollout(**{name: value.new_zeros([1] * value.ndim) for name, value in columns.items()})
+            return replace(blank, labels=torch.full_like(blank.labels, IGNORE_INDEX))
         width = max(1, int(self.lengths[rows].max()))
-        picked = {f.name: getattr(self, f.name)[rows] for f in fields(self)}
+        picked = {name: value[rows] for name, value in columns.items()}
         return Rollout(**{name: value[:, :width] if value.ndim == 2 else value for name, value in picked.items()})
 
     def split(self, size: int) -> "Iterator[tuple[Int[Tensor, ' N'], Rollout]]":

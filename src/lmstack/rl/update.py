@@ -43,26 +43,19 @@ def minibatch_rows(
 ) -> Iterator[Int[Tensor, " N"]]:
     """A rank's rows of each minibatch, epoch after epoch.
 
-    Minibatches are drawn from the rows of all ranks, so that the number of ranks does not change what is in them.
+    Minibatches are drawn from the rows of all ranks, so that the number of ranks does not change what is in them. When
+    there are fewer rows than minibatches, each row is one.
 
     Args:
         config: Epochs and minibatches.
         counts: Rows of each rank.
         rank: Whose rows are given.
         seed: The same on every rank; each epoch adds its number.
-
-    Raises:
-        ValueError: There are fewer rows than minibatches.
     """
     first, total = sum(counts[:rank]), sum(counts)
-    if total < config.num_minibatches:
-        raise ValueError(
-            f"update.num_minibatches={config.num_minibatches} is more than the {total} responses of a rollout. Lower "
-            "it, or raise data.prompts_per_step."
-        )
     for epoch in range(config.num_epochs):
         order = torch.from_numpy(
             np.random.default_rng(np.random.SeedSequence((*seed, epoch, _STREAM))).permutation(total)
         )
-        for rows in order.tensor_split(config.num_minibatches):
+        for rows in order.tensor_split(min(config.num_minibatches, total)):
             yield rows[(rows >= first) & (rows < first + counts[rank])] - first

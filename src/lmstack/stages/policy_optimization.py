@@ -368,6 +368,11 @@ class PolicyOptimization(LanguageModule, ABC):
 
     def _minibatches(self, num_own: int) -> Iterator[Int[Tensor, " N"]]:
         counts = [int(count) for count in self.ranks.all(float(num_own))]
+        if self.num_rollouts == 0 and sum(counts) < self.update.num_minibatches:  # the last may be short
+            raise ValueError(
+                f"update.num_minibatches={self.update.num_minibatches} is more than the {sum(counts)} responses of a "
+                "rollout. Lower it, or raise data.prompts_per_step."
+            )
         return minibatch_rows(self.update, counts, self.data_rank.index, (self.base_seed or 0, self.num_rollouts))
 
     def _backward_context(self, *, is_last: bool) -> AbstractContextManager[Any]:
