@@ -172,7 +172,7 @@ def test_slurm_jobs_write_what_one_machine_writes(config: Path, tmp_path: Path) 
     (folder / "sbatch").chmod(0o755)
     environment = os.environ | {"PATH": f"{folder}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
     subprocess.run(["bash", str(tmp_path / "out" / "jobs" / "submit.sh")], env=environment, check=True)
-    assert len((tmp_path / "log").read_text().splitlines()) == 9
+    assert len((tmp_path / "log").read_text().splitlines()) == 11
     assert shards(tmp_path / "out") == shards(tmp_path / "here")
     assert (tmp_path / "out" / "report.html").exists()
 
