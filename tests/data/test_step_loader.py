@@ -44,7 +44,7 @@ def loader(
     mixture = Mixture(tuple(s.num_tokens for s in shards), T, weights, seed, later)
     plan = BatchSizePlan(global_batch_size, T, max_tokens, warmup)
     rows = TrainRows(shards, mixture, plan, TOKENIZER, micro_batch_size, rank or Rank())
-    return StepLoader(rows, order_identity("abc", mixture), workers)
+    return StepLoader(rows, order_identity("abc", mixture, plan), workers)
 
 
 def rows_of(step: list[TokenBatch]) -> list[tuple[int, ...]]:
@@ -188,7 +188,12 @@ def test_batch_size_warmup_gives_the_sizes_of_the_plan_and_resumes_in_the_middle
 
 def test_a_position_in_other_data_is_refused_by_name(shards: list[TokenShards]) -> None:
     state = loader(shards).state_dict()
-    changes = {"seed": loader(shards, seed=4), "weights": loader(shards, weights=(0.5, 0.5))}
+    changes = {
+        "seed": loader(shards, seed=4),
+        "weights": loader(shards, weights=(0.5, 0.5)),
+        "global_batch_size": loader(shards, global_batch_size=8),  # steps done would be other rows, and other tokens
+        "batch_size_warmup": loader(shards, warmup=BatchSizeWarmup(2, 8)),
+    }
     other = loader(shards)
     other.identity["data"] = "xyz"
     for name, one in {**changes, "data": other}.items():

@@ -55,6 +55,11 @@ def test_numeric_answer(response: str, score: int) -> None:
         (".5", "0.5", 1),
         ("0.1000000000000000055", "0.1", 0),
         ("007", "7", 1),
+        ("12,13", 13, 1),
+        ("12,13", 1213, 0),
+        ("from 3-4", 4, 1),
+        ("x = -4", -4, 1),
+        ("12,345.5 km", 12345.5, 1),
     ],
 )
 def test_numbers_are_compared_as_decimals(response: str, answer: Any, score: int) -> None:

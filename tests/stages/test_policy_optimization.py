@@ -14,6 +14,7 @@ import ragged_rl
 from lmstack.callbacks import Checkpointing, LearningRateLogger, WeightAverage
 from lmstack.callbacks.metrics_csv import MetricsCsv, read_metrics
 from lmstack.data.batch import PromptBatch
+from lmstack.models.block import Block
 from lmstack.models.checkpoint_folder import checkpoints_in, folder_name, newest_valid_checkpoint
 from lmstack.nn.lora import LoRAConfig
 from lmstack.optim.schedules import LinearSchedule
@@ -223,6 +224,18 @@ def test_the_reference_is_what_training_starts_from(tmp_path: Path) -> None:
     assert_same_weights(reference, load_transformer(tmp_path / "base"))
     assert not torch.equal(stage.transformer.embedding.weight, reference.embedding.weight)
     assert not any(name.startswith(("_collector", "reference")) for name in stage.state_dict())
+
+
+@every_stage
+def test_policy_and_reference_are_compiled_alike(tmp_path: Path, build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They must round alike, or the KL divergence begins above 0. The compiler itself is torch's to test."""
+    compiled: list[Block] = []
+    monkeypatch.setattr(Block, "compile", lambda block, **_: compiled.append(block))
+    stage = build(compile_blocks=True)
+    train(stage, tmp_path)
+    reference = stage.collector.reference
+    assert reference is not None
+    assert {id(block) for block in (*stage.transformer.blocks, *reference.blocks)} <= {id(block) for block in compiled}
 
 
 def test_more_minibatches_than_responses_are_refused(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Rows of token shards, as batches by position: what pretraining reads."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from itertools import pairwise
 from typing import Any
 
@@ -198,15 +199,18 @@ class ValidationRows(Dataset[TokenBatch]):
         return shard.num_tokens if self.eot_id is not None else max(0, shard.num_tokens - 1)
 
 
-def order_identity(fingerprint: str, mixture: Mixture) -> dict[str, Any]:
-    """What decides which row comes at which position.
+def order_identity(fingerprint: str, mixture: Mixture, plan: BatchSizePlan) -> dict[str, Any]:
+    """What decides which row comes at which position, and at which optimizer step.
 
     Args:
         fingerprint: Of the corpus.
         mixture: The order.
+        plan: The sizes of steps.
     """
     return {
         "data": fingerprint,
+        "global_batch_size": plan.global_batch_size,
+        "batch_size_warmup": None if plan.warmup is None else asdict(plan.warmup),
         "sequence_length": mixture.sequence_length,
         "seed": mixture.seed,
         "weights": None if mixture.weights is None else list(mixture.weights),

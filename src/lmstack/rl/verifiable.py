@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 from lmstack.rl.rewards import RewardFunction, Sample
 
-_NUMBER = re.compile(r"[-+]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)")
+# A sign does not stand behind a word or number ("3-4"), commas stand before three digits each ("1,234", not "12,13").
+_NUMBER = re.compile(r"(?:(?<!\w)[-+])?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)")
 
 
 @dataclass(frozen=True)

@@ -91,9 +91,17 @@ class LanguageModule(L.LightningModule, ABC):
             )
         if self.base_seed is None:
             self.base_seed = torch.initial_seed()
+        self.compile_blocks_of(self.transformer)
+
+    def compile_blocks_of(self, transformer: Transformer) -> None:
+        """Compile blocks where the stage is to: the model's, and those of what it is compared with, to round alike.
+
+        Args:
+            transformer: Whose.
+        """
         if self.compile_blocks:
             backend = compiler_backend(self.transformer.activation_checkpointing)
-            for block in self.transformer.blocks:
+            for block in transformer.blocks:
                 block.compile(backend=backend)
 
     def on_train_start(self) -> None:

@@ -120,9 +120,8 @@ class DPO(SupervisedModule):
         if needs_reference(self.loss) and self.lora is None:
             # A resumed run's is in its checkpoint.
             self.reference = copy.deepcopy(self.transformer).requires_grad_(False)
-            if self.compile_blocks:  # as the model will be: the two must round alike
-                for block in self.reference.blocks:
-                    block.compile()
+            if stage == "fit":
+                self.compile_blocks_of(self.reference)
 
     def prepare_step(self, micro_batches: Sequence[PreferenceBatch]) -> None:
         """KTO's reference point, from the whole step.

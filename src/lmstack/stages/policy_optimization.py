@@ -286,6 +286,8 @@ class PolicyOptimization(LanguageModule, ABC):
             load_weights_grown(self.transformer, self.init_from)
         self._reference_digest = _digest(self.transformer)
         reference = None if self.lora else copy.deepcopy(self.transformer).requires_grad_(False)
+        if reference is not None and stage == "fit":
+            self.compile_blocks_of(reference)
         if self.lora is not None:
             add_lora(self.transformer, self.lora)
             without_dropout(self.transformer)

@@ -209,8 +209,9 @@ def test_every_rank_has_as_many_micro_batches_and_together_they_have_all(tmp_pat
 
 def test_a_position_in_other_data_is_refused(tmp_path: Path) -> None:
     state = data(tmp_path).train_dataloader().state_dict()
-    data(tmp_path, num_epochs=2.0, global_batch_size=2).train_dataloader().load_state_dict(state)
-    for arguments in ({"seed": 1}, {"rows": chats(39)}, {"train_on": ["user"]}, {"sequence_length": 80}):
+    data(tmp_path, num_epochs=2.0, micro_batch_size=1).train_dataloader().load_state_dict(state)
+    others = ({"seed": 1}, {"rows": chats(39)}, {"train_on": ["user"]}, {"sequence_length": 80})
+    for arguments in (*others, {"global_batch_size": 2}):
         with pytest.raises(ValueError, match="a position in other data"):
             data(tmp_path, **arguments).train_dataloader().load_state_dict(state)
 

@@ -158,7 +158,7 @@ class ItemData(LightningDataModule, ABC):
                 f"micro_batch_size={self.micro_batch_size} x {rank.world_size} ranks. Use "
                 f"{max(1, round(self.global_batch_size / unit)) * unit}, or change another of them."
             )
-        identity = {"data": self._fingerprint(), "seed": self.seed}
+        identity = {"data": self._fingerprint(), "seed": self.seed, self.batch_size_name: self.global_batch_size}
         return StepLoader(ItemSteps(self.plan, rank, self._step), identity)
 
     def val_dataloader(self) -> ValidationLoader:

@@ -250,7 +250,7 @@ class PretrainingData(LightningDataModule):
         _, shards, mixture = self._order()
         rank = Rank.of(self.trainer)
         rows = TrainRows(shards, mixture, self.plan, self.tokenizer, self.micro_batch_size, rank)
-        return rows, order_identity(self.manifest.fingerprint, mixture)
+        return rows, order_identity(self.manifest.fingerprint, mixture, self.plan)
 
     def _order(self) -> tuple[list[str], list[TokenShards], Mixture]:
         names = self._names("train")
