@@ -16,7 +16,7 @@ from lmstack.prep.normalisation import Normalise
 from lmstack.prep.plan import make_plan
 from lmstack.prep.quality.scored import PerplexityBuckets, QualityClassifier
 from lmstack.prep.quality.word_list import WordList
-from lmstack.prep.stage import Stage
+from lmstack.prep.stage import Only, Stage
 
 TASK = """
 include: base.yaml
@@ -81,3 +81,9 @@ def test_a_changed_file_changes_the_stage_and_what_follows(folder: Path, stage: 
 def test_evaluation_files_that_are_missing_are_refused_before_anything_runs(folder: Path) -> None:
     with pytest.raises(ValueError, match=r"nowhere/\*\.jsonl matches no file"):
         identities(Decontamination(benchmarks={"exam": EvaluationSet("nowhere/*.jsonl", fields=["q"])}))
+
+
+def test_a_stage_for_a_source_that_is_not_there_is_refused(folder: Path) -> None:
+    stage = Normalise(only=Only(sources=["webb"]))
+    with pytest.raises(ValueError, match=r"normalise.only.sources names 'webb', which is none of web"):
+        make_plan(folder / "out", {"web": Source(paths=str(folder / "a.jsonl"))}, {"normalise": stage}, 0)

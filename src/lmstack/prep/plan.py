@@ -11,7 +11,7 @@ from typing import Any, Literal
 import lmstack
 from lmstack.prep.collect.cutting import Piece, file_state, packed
 from lmstack.prep.collect.source import Source, list_pieces
-from lmstack.prep.stage import CorpusStage, ReadsFiles, Stage
+from lmstack.prep.stage import CorpusStage, Only, ReadsFiles, Stage
 
 COLLECT = "collect"
 STAGES_FOLDER = "stages"
@@ -120,13 +120,17 @@ def make_plan(output: Path, sources: Mapping[str, Source], stages: Mapping[str, 
         seed: Of the examples.
 
     Raises:
-        ValueError: A source names no file, a stage's files are missing, or a name cannot be that of a folder.
+        ValueError: A source names no file, a stage's files are missing, a name cannot be that of a folder, or a stage
+            is for a source that is not there.
     """
     if not sources:
         raise ValueError("No sources are given. Name at least one, such as sources.web.paths=texts/*.jsonl.")
     for name in (*sources, *stages):
         if not re.fullmatch(r"[A-Za-z0-9][\w-]*", name) or name == COLLECT:
             raise ValueError(f"The name {name!r} cannot be that of a source or stage. Use letters, digits, '-', '_'.")
+    for name, stage in stages.items():
+        if unknown := sorted(set(getattr(stage, "only", Only()).sources or ()) - set(sources)):
+            raise ValueError(f"{name}.only.sources names {unknown[0]!r}, which is none of {', '.join(sources)}.")
     pieces = {name: list_pieces(name, source, _LARGEST_PARTITION) for name, source in sources.items()}
     total = sum(piece.size for group in pieces.values() for piece in group)
     size = min(max(total // _NUM_PARTITIONS, _SMALLEST_PARTITION), _LARGEST_PARTITION)

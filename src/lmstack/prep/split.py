@@ -11,5 +11,5 @@ def is_validation(key: str, seed: int, fraction: float) -> bool:
         seed: Another seed holds out other documents.
         fraction: Share of the keys to hold out, from 0 to 1.
     """
-    digest = hashlib.blake2b(key.encode(), digest_size=8, salt=seed.to_bytes(8, "little")).digest()
+    digest = hashlib.blake2b(key.encode(), digest_size=8, salt=seed.to_bytes(8, "little", signed=True)).digest()
     return int.from_bytes(digest, "little") < fraction * 2**64
