@@ -319,7 +319,9 @@ def objective_of(stage: Any, shape: Shape) -> Callable[[], dict[str, float]]:
     return measure if shape.is_bandit else dict
 
 
-def policy_arguments(shape: Shape, folder: Path, seed: int, *, with_model: bool) -> dict[str, Any]:
+def policy_arguments(
+    shape: Shape, folder: Path, seed: int, *, with_model: bool, micro_batch_size: int
+) -> dict[str, Any]:
     """What PPO and GRPO have in common.
 
     Args:
@@ -327,6 +329,7 @@ def policy_arguments(shape: Shape, folder: Path, seed: int, *, with_model: bool)
         folder: For the weights.
         seed: Of the run.
         with_model: Whether a reward model scores where it is not the bandit; else the rule does.
+        micro_batch_size: Responses scored at once, as many as TRL is told to.
     """
     from lmstack.rl.kl_control import FixedKL
     from lmstack.rl.reward_model import RewardModelReward
@@ -337,14 +340,13 @@ def policy_arguments(shape: Shape, folder: Path, seed: int, *, with_model: bool)
     save_scorer(folder / "scorer", shape, seed + 1)
     by_model = with_model and not shape.is_bandit
     reward = RewardModelReward(str(folder / "scorer")) if by_model else FunctionReward(f"{__name__}.rule")
-    minibatch = shape.episodes // NUM_MINIBATCHES
     return {
         "transformer": save_policy(folder / "policy", shape, seed, can_end=False),
         "init_from": str(folder / "policy"),
         "rewards": {"reward": reward},
         "sampling": SamplingConfig(shape.response_length),
         "kl": FixedKL(KL_COEF),
-        "update": UpdateConfig(NUM_EPOCHS, NUM_MINIBATCHES, micro_batch_size=minibatch),
+        "update": UpdateConfig(NUM_EPOCHS, NUM_MINIBATCHES, micro_batch_size=micro_batch_size),
         "clip_range": CLIP_RANGE,
     }
 
@@ -365,7 +367,7 @@ def run_ppo(make_updates: Any, shape: Shape, seed: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         stage = PPO(
             **settings,
-            **policy_arguments(shape, Path(folder), seed, with_model=True),
+            **policy_arguments(shape, Path(folder), seed, with_model=True, micro_batch_size=shape.episodes),
             critic=SeparateCritic(init_from=f"{folder}/scorer"),
             gamma=GAMMA,
             gae_lambda=GAE_LAMBDA,
@@ -389,10 +391,11 @@ def run_grpo(make_updates: Any, shape: Shape, seed: int) -> None:
     from lmstack.stages.grpo import GRPO, LossKL
 
     updates = make_updates(*PACKAGES)
+    minibatch = shape.episodes // NUM_MINIBATCHES
     with tempfile.TemporaryDirectory() as folder:
         stage = GRPO(
             **settings,
-            **policy_arguments(shape, Path(folder), seed, with_model=False),
+            **policy_arguments(shape, Path(folder), seed, with_model=False, micro_batch_size=minibatch),
             samples_per_prompt=shape.group_size,
             baseline="normalized",
             aggregation="sequence_mean",
