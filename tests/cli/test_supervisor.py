@@ -289,6 +289,7 @@ from pathlib import Path
 import signal, sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 import pytest, test_supervisor
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
 script = "signal.signal(2, signal.SIG_DFL); time.sleep(60)"
 with pytest.MonkeyPatch.context() as patch:
     sys.exit(test_supervisor.supervised(Path({str(tmp_path)!r}), patch, script))
