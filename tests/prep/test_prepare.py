@@ -208,7 +208,6 @@ def test_a_source_without_files_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_killed_at_random_moments_it_ends_with_the_same_bytes(tmp_path: Path, sources: dict[str, Source]) -> None:
-    prepare(tmp_path / "whole", sources)
     draw = random.Random(11)
     script = tmp_path / "run.py"
     script.write_text(
@@ -220,13 +219,16 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(tmp_path: Path, so
         f"    folder = Path({str(tmp_path / 'raw')!r})\n"
         "    patterns = {'lines': '*.jsonl*', 'notes': '*.txt'}\n"
         "    sources = {name: Source(paths=str(folder / files)) for name, files in patterns.items()}\n"
-        f"    prepare(Path({str(tmp_path / 'killed')!r}), sources, workers=2)\n"
+        f"    prepare(Path({str(tmp_path)!r}, sys.argv[1]), sources, workers=2)\n"
     )
+    began = time.monotonic()
+    subprocess.run([sys.executable, str(script), "whole"], check=True)
+    seconds = time.monotonic() - began
     kills = 0
     while True:
-        process = subprocess.Popen([sys.executable, str(script)], stderr=subprocess.PIPE)
+        process = subprocess.Popen([sys.executable, str(script), "killed"], stderr=subprocess.PIPE)
         try:
-            _, errors = process.communicate(timeout=draw.uniform(2, 9) * (1 + kills / 4))
+            _, errors = process.communicate(timeout=draw.uniform(0.3, 0.8) * seconds * (1 + kills / 4))
             assert process.returncode == 0, errors
             break
         except subprocess.TimeoutExpired:
