@@ -19,7 +19,7 @@ class WeightAverage(L.Callback):
     Training is unchanged by it.
 
     Args:
-        decay: Share of the old average that is kept each step, in [0, 1).
+        decay: Share of the old average that is kept each step (PPO and GRPO: each rollout), in [0, 1).
     """
 
     def __init__(self, decay: float = 0.999) -> None:
