@@ -203,7 +203,7 @@ def test_a_stage_must_have_the_name_of_a_folder(tmp_path: Path, sources: dict[st
 
 def test_a_source_without_files_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="names no file"):
-        prepare(tmp_path / "out", {"web": Source(paths=str(tmp_path / "nothing*.txt"))})
+        prepare(tmp_path / "out", {"lines": Source(paths=str(tmp_path / "nothing*.txt"))})
 
 
 @pytest.mark.slow
